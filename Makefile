@@ -1,0 +1,108 @@
+# Needs Python >= 3.11 with pip and venv, and make. `make help` lists the targets.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+PYTEST := $(BIN)/python -m pytest --quiet
+port ?= 8000
+
+export NO_MKDOCS_2_WARNING := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test check test-real test-site test-lighthouse test-lowest fix bench lock site \
+	lint types examples patterns machinery notebooks guard html
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+serve: $(READY) ## browse the site on a loopback port, with live reload
+	@$(BIN)/python -m catalogue serve --port $(port)
+
+test: $(READY) ## all that needs no server, two jobs at a time
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target \
+		lint types examples patterns machinery notebooks
+	@$(MAKE) --no-print-directory guard site html
+	@echo "test: all green on embedded backends"
+
+check: lint types guard examples ## the fast half: lint, types, guard, examples
+	@echo "check: all green"
+
+test-real: $(READY) ## the same pattern tests on real PostgreSQL, Redis and RabbitMQ
+	@$(BIN)/python -m tests.support.servers
+	@$(PYTEST) --backends real --ignore=tests/site --ignore=tests/examples
+	@echo "test-real: all green on real servers"
+
+test-site: site ## the site in headless Chromium
+	@$(PYTEST) tests/site/browser --ignore=tests/site/browser/test_lighthouse.py
+	@echo "test-site: all green in the browser"
+
+test-lighthouse: site ## Lighthouse's figures, which want an otherwise idle machine
+	@$(PYTEST) tests/site/browser/test_lighthouse.py
+	@echo "test-lighthouse: all figures reached"
+
+test-lowest: $(READY) ## the pattern tests with the lowest declared versions
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/lowest
+	@$(BIN)/uv pip install --quiet --python build/lowest --resolution lowest-direct \
+		--all-extras --requirements pyproject.toml
+	@build/lowest/bin/python -m pytest --quiet --ignore=tests/site --ignore=tests/drift
+	@echo "test-lowest: all green with the lowest declared versions"
+
+fix: $(READY) ## update recorded outputs and notebooks, format
+	@$(BIN)/ruff check --quiet --fix
+	@$(BIN)/python -m catalogue.examples
+	@$(BIN)/ruff format --quiet
+	@$(BIN)/python -m catalogue.notebooks --execute
+	@echo "fix: outputs recorded, notebooks executed, code formatted"
+
+bench: $(READY) ## ratios to the hand-written floor and to peers; only=<id> for one
+	@$(BIN)/python -m catalogue.bench $(if $(only),--only $(only))
+
+lock: $(READY) ## compile requirements.txt for every supported Python
+	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header \
+		--no-emit-index-url --no-emit-find-links --python-version 3.11 \
+		--all-extras $(if $(upgrade),--upgrade) pyproject.toml -o requirements.txt
+	@echo "lock: requirements.txt is up to date"
+
+site: $(READY) ## build the site into build/site
+	@$(BIN)/python -m catalogue prove
+	@$(BIN)/python -m catalogue render $(if $(publish),--publish)
+	@$(BIN)/python -m mkdocs build --quiet --strict --site-dir build/site
+	@echo "site: built in build/site"
+
+lint: $(READY)
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --quiet --check
+	@echo "lint: clean"
+
+types: $(READY)
+	@$(BIN)/mypy
+
+examples: $(READY)
+	@$(PYTEST) tests/examples
+
+patterns: $(READY)
+	@$(PYTEST) --ignore=tests/site --ignore=tests/examples --ignore=tests/drift
+
+machinery: $(READY)
+	@$(PYTEST) tests/drift
+
+notebooks: $(READY)
+	@$(PYTEST) -o addopts= --nbval notebooks
+
+guard: $(READY)
+	@$(BIN)/python -m catalogue check
+
+html: $(READY)
+	@$(PYTEST) tests/site --ignore=tests/site/browser
+
+# The .pth file lets `import snippets` work in notebooks and scripts of any folder.
+$(READY): requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+		"Python 3.11 or newer is needed; choose one: make PYTHON=python3.12")'
+	@test -x $(BIN)/uv || { $(PYTHON) -m venv .venv && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check uv; }
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.txt
+	@echo '$(CURDIR)' > "$$($(BIN)/python -c \
+		'import sysconfig; print(sysconfig.get_path("purelib"))')/service_patterns.pth"
+	@touch $(READY)
+	@echo "set-up: .venv holds what requirements.txt names"

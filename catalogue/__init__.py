@@ -1,0 +1,1 @@
+"""The machinery of the catalogue: discovery, proof, guard and rendering."""

@@ -1,0 +1,81 @@
+"""The guard: it names every place where docs and code have drifted apart.
+
+Each module looks for one kind of drift and allows what it knows; what it cannot read
+is a problem. `catalogue.guard.html` is the kind that needs the built site.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from catalogue.errors import CatalogueError
+from catalogue.guard import (
+    assertions,
+    commands,
+    completeness,
+    docstrings,
+    excuses,
+    fences,
+    imports,
+    includes,
+    links,
+    matrix,
+    names,
+    notebooks,
+    settings,
+    shape,
+    usage,
+    versions,
+)
+from catalogue.guard.tree import Problem, Tree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    Check = Callable[[Tree], Iterator[Problem]]
+
+__all__ = ["Problem", "Tree", "check"]
+
+CHECKS: tuple[Check, ...] = (
+    fences.check,
+    docstrings.check,
+    includes.check,
+    settings.check,
+    usage.check,
+    notebooks.check,
+    names.check,
+    links.check,
+    completeness.check,
+    shape.check,
+    excuses.check,
+    assertions.check,
+    matrix.check,
+    imports.check,
+    commands.check,
+    versions.check,
+)
+
+
+def check(root: Path) -> list[Problem]:
+    """Return every problem of the tree at `root`, in order of path and line."""
+    tree = Tree(root)
+    found: set[Problem] = set()
+    for kind in CHECKS:
+        found.update(_problems(kind, tree))
+    return sorted(found)
+
+
+def _problems(kind: Check, tree: Tree) -> list[Problem]:
+    """Run one check; what it cannot go on from is its last problem."""
+    found = kind(tree)
+    problems: list[Problem] = []
+    while True:
+        try:
+            problems.append(next(found))
+        except StopIteration:
+            return problems
+        except CatalogueError as error:
+            return [*problems, Problem.of(error)]
+        except SyntaxError:
+            return problems  # of a file that is no Python, which `excuses` names

@@ -1,0 +1,122 @@
+"""Kind 6: a file of a pattern that is missing, that no page shows or no test runs."""
+
+from __future__ import annotations
+
+import ast
+from typing import TYPE_CHECKING
+
+from catalogue.errors import CatalogueError
+from catalogue.guard.tree import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from catalogue.guard.tree import Tree
+    from catalogue.patterns import Pattern
+
+
+def check(tree: Tree) -> Iterator[Problem]:
+    """Yield what is missing of each pattern, and what belongs to none."""
+    owned: set[str] = set()
+    for pattern in tree.patterns:
+        own = _own_snippets(pattern)
+        owned.update(own)
+        missing = list(_missing(tree, pattern))
+        yield from missing
+        if not missing:
+            yield from _shown(tree, pattern)
+            yield from _tested(tree, pattern)
+            yield from _composed(tree, pattern)
+    for path in tree.below("snippets", ""):
+        if path not in owned:
+            message = "belongs to no pattern; move it to snippets/<category>/<pattern>"
+            yield Problem(path, 1, message)
+
+
+def _own_snippets(pattern: Pattern) -> list[str]:
+    return [pattern.snippet, *(pattern.role(r) for r in ("usage", "naive", "wiring"))]
+
+
+def _missing(tree: Tree, pattern: Pattern) -> Iterator[Problem]:
+    present = next(
+        (p for p in (pattern.page, *_own_snippets(pattern)) if p in tree.files), ""
+    )
+    for path in (
+        pattern.page,
+        pattern.diagram,
+        pattern.snippet,
+        pattern.role("usage"),
+        pattern.role("naive"),
+        pattern.test,
+    ):
+        if path not in tree.files:
+            yield Problem(present, 1, f"{pattern.id} has no {path}; write it")
+
+
+def _shown(tree: Tree, pattern: Pattern) -> Iterator[Problem]:
+    page = tree.page(pattern.page)
+    shown = {include.path for include in page.in_code if include.section is None}
+    for path in (*_own_snippets(pattern), pattern.test):
+        if path in tree.files and path not in shown:
+            message = f"{pattern.page} does not show this file; include it there"
+            yield Problem(path, 1, message)
+
+
+def _tested(tree: Tree, pattern: Pattern) -> Iterator[Problem]:
+    imported: set[str] = set()
+    for path in pattern.tests:
+        module = tree.module(path)
+        if module is None:
+            continue
+        imported.update(_imports(tree, path))
+        if not tests_in(module):
+            yield Problem(path, 1, "there is no test in this file; write one")
+    for path in (pattern.snippet, pattern.role("naive"), pattern.role("wiring")):
+        name = path.removesuffix(".py").replace("/", ".")
+        if path in tree.files and name not in imported:
+            message = f"no test of {pattern.id} imports {path}; test it"
+            yield Problem(pattern.test, 1, message)
+
+
+def _composed(tree: Tree, pattern: Pattern) -> Iterator[Problem]:
+    """Check that the tests named in the front matter run both patterns."""
+    try:
+        compositions = pattern.front_matter.composes_with
+    except CatalogueError:
+        return  # the shape of the page is another check's matter
+    known = {other.id: other for other in tree.patterns}
+    for composition in compositions:
+        path, _, name = composition.test.partition("::")
+        line = tree.line_of(pattern.page, composition.test)
+        module = tree.module(path) if path in tree.files else None
+        other = known.get(composition.pattern)
+        if other is None:
+            message = f"there is no pattern {composition.pattern}; correct the id"
+            yield Problem(pattern.page, line, message)
+        elif module is None or name not in tests_in(module):
+            message = f"there is no test {composition.test}; correct the name"
+            yield Problem(pattern.page, line, message)
+        elif not {pattern.module, other.module} <= _imports(tree, path):
+            message = f"{path} does not import both patterns; name a test which does"
+            yield Problem(pattern.page, line, message)
+
+
+def tests_in(module: ast.Module) -> set[str]:
+    """Return the names of the tests in a file."""
+    functions = [
+        node
+        for node in module.body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    return {node.name for node in functions if node.name.startswith("test_")}
+
+
+def _imports(tree: Tree, path: str) -> set[str]:
+    found: set[str] = set()
+    for node in tree.nodes(path):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found

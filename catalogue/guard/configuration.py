@@ -1,0 +1,69 @@
+"""Reading mkdocs.yml as MkDocs does, without running what it does not need."""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from typing import Any
+
+import yaml
+
+from catalogue.errors import CatalogueError
+
+SITE = "mkdocs.yml"
+BUILT_IN = ("toc", "tables", "fenced_code")
+"""The extensions that MkDocs always loads."""
+INCLUDER = "pymdownx.snippets"
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, and the two tags that a site's configuration may use."""
+
+
+def _named_object(loader: yaml.SafeLoader, name: str, node: yaml.Node) -> object:
+    del loader  # names are looked up among the installed packages
+    module, _, attribute = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise yaml.constructor.ConstructorError(
+            None, None, f"there is no {name}", node.start_mark
+        ) from error
+
+
+def _environment(loader: yaml.SafeLoader, node: yaml.Node) -> object:
+    """Return the last alternative: the guard judges the tree, not the environment."""
+    if isinstance(node, yaml.SequenceNode):
+        values: list[object] = loader.construct_sequence(node)
+        return values[-1] if values else None
+    return None
+
+
+_Loader.add_multi_constructor("tag:yaml.org,2002:python/name:", _named_object)
+_Loader.add_constructor("!ENV", _environment)
+
+
+@cache
+def read_configuration(path: str, text: str) -> dict[str, Any]:
+    """Return the configuration; a `CatalogueError` names the line that has no sense."""
+    loader = _Loader(text)
+    try:
+        data = loader.get_single_data()
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise CatalogueError(f"{path}:{line}: {error.problem}") from error
+    finally:
+        loader.dispose()
+    if not isinstance(data, dict):
+        raise CatalogueError(f"{path}:1: the site's configuration is missing")
+    return data
+
+
+def extensions(configuration: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the Markdown extensions of the site in order, each with its options."""
+    listed: list[str | dict[str, Any]] = configuration.get("markdown_extensions", [])
+    found: dict[str, dict[str, Any]] = {name: {} for name in BUILT_IN}
+    for entry in listed:
+        named = {entry: {}} if isinstance(entry, str) else entry
+        found.update({name: options or {} for name, options in named.items()})
+    return found

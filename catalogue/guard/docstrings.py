@@ -1,0 +1,84 @@
+"""Kinds 1 and 3: code in a docstring that the site shows and no test ran."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_examples import find_examples
+
+from catalogue.guard.tree import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from catalogue.guard.tree import Tree
+
+
+FENCES = ("```", "~~~")
+MAY_HOLD_CODE = re.compile(r"```|~~~|>>>|<| {4}|\t")
+"""Without one of these there is no code in any Markdown."""
+UNRUN = (
+    'code that no test runs; make it a ```python fence in a """ docstring, '
+    "or say it in words"
+)
+
+
+@dataclass(frozen=True)
+class Docstring:
+    """A docstring as its reader sees it, and the line on which its text starts."""
+
+    text: str
+    line: int
+
+
+def check(tree: Tree) -> Iterator[Problem]:
+    """Yield each piece of code in a docstring which is not an example that runs."""
+    for path in tree.below("snippets", ".py"):
+        run = examples(tree, path)
+        for docstring in docstrings(tree, path):
+            if MAY_HOLD_CODE.search(docstring.text):
+                yield from _problems(tree, path, docstring, run)
+
+
+def examples(tree: Tree, path: str) -> set[str]:
+    """Return the source of each example that pytest-examples finds in a file."""
+    if "```" not in tree.text(path):
+        return set()
+    found = find_examples(tree.root / path)
+    return {one.source.strip() for one in found if one.prefix == "python"}
+
+
+def _problems(
+    tree: Tree, path: str, docstring: Docstring, run: set[str]
+) -> Iterator[Problem]:
+    page = tree.reader.read(path, docstring.text)
+    fences = 0
+    for number, line in enumerate(docstring.text.split("\n"), docstring.line):
+        fences += line.lstrip().startswith(FENCES)
+        if line.lstrip().startswith(">>> "):
+            message = "a >>> example never runs; write a ```python fence"
+            yield Problem(path, number, message)
+    for block in page.blocks:
+        if block.text.strip() not in run:
+            line_in_file = docstring.line - 1 + page.line(block)
+            yield Problem(path, line_in_file, UNRUN)
+    if fences not in {0, 2 * len(page.blocks)}:
+        message = "a fence that is not closed, or not alone on its line; mend it"
+        yield Problem(path, docstring.line, message)
+
+
+def docstrings(tree: Tree, path: str) -> Iterator[Docstring]:
+    """Yield every string which stands as a statement: of modules, names and fields."""
+    for node in tree.nodes(path):
+        if (
+            isinstance(node, ast.Expr)
+            and isinstance(node.value, ast.Constant)
+            and isinstance(node.value.value, str)
+        ):
+            raw = node.value.value
+            blank = len(raw) - len(raw.lstrip("\n"))
+            yield Docstring(inspect.cleandoc(raw), node.lineno + blank)

@@ -1,0 +1,172 @@
+"""Kind 6: a test that is left out or expected to fail, a checker told to look away."""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from typing import TYPE_CHECKING
+
+from catalogue.guard.tree import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from catalogue.guard.tree import Tree
+
+ROOMS = ("snippets", "tests", "catalogue")
+WAYS_OUT = {
+    "SkipTest",
+    "_exit",
+    "__test__",
+    "collect_ignore",
+    "collect_ignore_glob",
+    "exitonfirst",
+    "expectedFailure",
+    "importorskip",
+    "no_type_check",
+    "pytest.exit",
+    "pytest_ignore_collect",
+    "skip",
+    "skipIf",
+    "skipTest",
+    "skipUnless",
+    "skipif",
+    "xfail",
+}
+"""Names by which pytest, unittest and typing leave something out."""
+OPTIONS = re.compile(
+    r"^(-k|-m|--deselect|--ignore(-glob)?|--lf|--ff|--runxfail|-x|--maxfail)(=.*)?$"
+)
+SILENCER = re.compile(
+    r"#\s*(type:\s*ignore|noqa|ruff:\s*noqa|flake8:\s*noqa|pragma:\s*no\s*(cover|branch)"
+    r"|mypy:|pyright:|pylint:|isort:\s*skip|fmt:\s*(off|skip)|yapf:\s*disable|nosec"
+    r"|nbval-|nbval_)",
+    re.IGNORECASE,
+)
+NOTEBOOK = re.compile(r"nbval[-_](skip|ignore|raises)", re.IGNORECASE)
+NOT_RUN = "take it away: a test runs and passes, or it is not there"
+SEEN = "take it away and mend what it hides"
+
+
+IGNORED = re.compile(
+    r"^\t@?-|(make|pytest|python3?|mypy|ruff|\$\(\w+\)\S*)\b.*\|\| *(true\b|:|exit 0\b)"
+    r"|^\.IGNORE|\bmake +(-\w*[ik]|--ignore-errors|--keep-going)"
+    r"|continue-on-error: *true|^[ -]*if: *(false|\$\{\{ *false)|^ *set \+e"
+)
+"""How a Makefile, a script or a workflow goes on after a failure."""
+
+
+def check(tree: Tree) -> Iterator[Problem]:
+    """Yield each mark, option or comment by which something is not checked."""
+    for room in ROOMS:
+        for path in tree.below(room, ".py"):
+            yield from _marks(tree, path)
+            yield from _uncollected(tree, path)
+            yield from _comments(tree, path)
+    for path in tree.below("notebooks", ".ipynb"):
+        for number, line in enumerate(tree.text(path).splitlines(), 1):
+            if NOTEBOOK.search(line):
+                yield Problem(path, number, f"a cell left out of the check; {NOT_RUN}")
+    yield from _options(tree)
+    for path in ["Makefile", *tree.below(".ci", ""), *tree.below(".github", "")]:
+        for number, line in enumerate(tree.text(path).splitlines(), 1):
+            if IGNORED.search(line):
+                yield Problem(path, number, f"a failure here passes; {SEEN}")
+
+
+def _marks(tree: Tree, path: str) -> Iterator[Problem]:
+    module = tree.module(path)
+    if module is None:
+        if tree.text(path).strip():
+            message = "not readable as Python; mend the syntax"
+            yield Problem(path, 1, message)
+        return
+    if path.startswith("snippets/"):
+        return
+    for node in tree.nodes(path):
+        for name, line in _names(node):
+            if name in WAYS_OUT:
+                yield Problem(path, line, f"{name} leaves something out; {NOT_RUN}")
+
+
+def _uncollected(tree: Tree, path: str) -> Iterator[Problem]:
+    """Yield each function called a test that pytest does not find."""
+    module = tree.module(path)
+    if module is None or not path.startswith("tests/"):
+        return
+    classes = [node for node in module.body if isinstance(node, ast.ClassDef)]
+    collected = [
+        *module.body,
+        *(node for one in classes if one.name.startswith("Test") for node in one.body),
+    ]
+    if not path.rpartition("/")[2].startswith("test_"):
+        collected = []
+    for node in tree.nodes(path):
+        if (
+            isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            and node.name.startswith("test_")
+            and node not in collected
+        ):
+            message = (
+                f"{node.name} is never collected; put it at the top of a test_ file"
+            )
+            yield Problem(path, node.lineno, message)
+
+
+def _names(node: ast.AST) -> Iterator[tuple[str, int]]:
+    """Yield the names that a node uses, also those it asks `getattr` for."""
+    match node:
+        case ast.Attribute(value=ast.Name(id="pytest"), attr="exit", lineno=line):
+            yield "pytest.exit", line
+        case ast.Name(id=name, lineno=line) | ast.Attribute(attr=name, lineno=line):
+            yield name, line
+        case ast.ImportFrom(names=aliases, lineno=line):
+            yield from ((alias.name, line) for alias in aliases)
+        case ast.FunctionDef(name=name, lineno=line):
+            yield name, line
+        case ast.Call(func=ast.Name(id="getattr"), args=arguments, lineno=line):
+            for argument in arguments:
+                if isinstance(argument, ast.Constant):
+                    yield str(argument.value), line
+        case _:
+            return
+
+
+def _comments(tree: Tree, path: str) -> Iterator[Problem]:
+    text = tree.text(path)
+    if not SILENCER.search(text):
+        return
+    try:
+        tokens = list(tokenize.generate_tokens(io.StringIO(text).readline))
+    except (tokenize.TokenError, SyntaxError):
+        return
+    for token in tokens:
+        found = token.type == tokenize.COMMENT and SILENCER.search(token.string)
+        if found:
+            words = " ".join(found.group().lstrip("#").split())
+            message = f"{words!r} tells a checker to look away; {SEEN}"
+            yield Problem(path, token.start[0], message)
+
+
+def _options(tree: Tree) -> Iterator[Problem]:
+    path = "pyproject.toml"
+    tools = tree.project.get("tool", {})
+    options = tools.get("pytest", {}).get("ini_options", {})
+    if options.get("empty_parameter_set_mark") != "fail_at_collect":
+        message = (
+            "a test without parameters is skipped; set empty_parameter_set_mark = "
+        )
+        line = tree.line_of(path, "[tool.pytest")
+        yield Problem(path, line, f'{message}"fail_at_collect"')
+    added = options.get("addopts", [])
+    for word in added.split() if isinstance(added, str) else added:
+        if OPTIONS.fullmatch(word):
+            message = f"{word} leaves tests out of every run; {NOT_RUN}"
+            yield Problem(path, tree.line_of(path, word), message)
+    for override in tools.get("mypy", {}).get("overrides", []):
+        excuses = [key for key in override if key.startswith(("ignore", "disable"))]
+        for key in excuses:
+            message = f"{key} tells mypy to look away; {SEEN}"
+            yield Problem(path, tree.line_of(path, key), message)

@@ -1,0 +1,32 @@
+"""Kind 7: a row of the comparison that says more than ran, a score typed by hand."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from catalogue import matrix, record
+from catalogue.guard.tree import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from catalogue.guard.tree import Tree
+
+SOURCE = "docs/matrix.yaml"
+SCORE = re.compile(r"\b\d+(\.\d+)? ?(%|per ?cent\b|(out )?of \d+\b|/ ?\d+\b)")
+
+
+def check(tree: Tree) -> Iterator[Problem]:
+    """Yield what the comparison says and the tree or the verification record denies."""
+    for error in matrix.problems(tree.root, tree.patterns, record.load(tree.root)):
+        yield Problem.of(error)
+    for page in tree.pages:
+        if not page.path.startswith("docs/compare/"):
+            continue
+        for text in page.prose:
+            found = SCORE.search(text)
+            if found:
+                words = found.group()
+                message = f"the score {words!r} is typed; include the computed one"
+                yield Problem(page.path, page.locate(words), message)

@@ -1,0 +1,190 @@
+"""The tree under guard: each file is read and parsed at most once."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import tomllib
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib.metadata import packages_distributions
+from typing import TYPE_CHECKING, Any
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from catalogue.errors import CatalogueError
+from catalogue.guard.configuration import SITE, read_configuration
+from catalogue.guard.page import Page, Reader
+from catalogue.patterns import Pattern, discover
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+PLACED = re.compile(r"(?P<path>[^:\n]+):(?P<line>\d+): (?P<message>.+)", re.DOTALL)
+GENERATED = {"build", "node_modules", "__pycache__"}
+GENERATED_DOCS = "docs/data/"
+HIDDEN_ROOMS = {".ci", ".github"}
+PIN = re.compile(r"(?m)^(?P<name>[A-Za-z0-9][\w.-]*)==(?P<version>[^\s;\\]+)")
+
+
+@cache
+def providers() -> Mapping[str, list[str]]:
+    """Return the distributions that install each package of this environment."""
+    return packages_distributions()
+
+
+@cache
+def _reader(configuration: str) -> Reader:
+    return Reader(read_configuration(SITE, configuration))
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """One thing that drifted: where it is, what is wrong and how to mend it."""
+
+    path: str
+    line: int
+    message: str
+
+    def __str__(self) -> str:
+        """Return the line that a person reads."""
+        return f"{self.path}:{self.line}: {self.message}"
+
+    @classmethod
+    def of(cls, error: CatalogueError) -> Problem:
+        """Return the problem that an error names."""
+        found = PLACED.fullmatch(str(error))
+        if found is None:
+            return cls("catalogue", 1, str(error))
+        return cls(found["path"], int(found["line"]), found["message"])
+
+
+class Tree:
+    """The files of the catalogue below `root`, and what the parsers make of them.
+
+    A file that is missing or cannot be parsed reads as empty: the check whose matter
+    that is names it, and the others go on.
+    """
+
+    def __init__(self, root: Path) -> None:
+        """Look at the tree at `root`; nothing is read before it is asked for."""
+        self.root = root
+        self._texts: dict[str, str] = {}
+        self._modules: dict[str, ast.Module | None] = {}
+        self._nodes: dict[str, list[ast.AST]] = {}
+        self._pages: dict[str, Page] = {}
+
+    @cached_property
+    def files(self) -> list[str]:
+        """Every file of the project that is not generated, relative to the root."""
+        found = []
+        for folder, folders, names in os.walk(self.root):
+            folders[:] = [
+                name
+                for name in folders
+                if name not in GENERATED
+                and (not name.startswith(".") or name in HIDDEN_ROOMS)
+            ]
+            relative = os.path.relpath(folder, self.root).replace(os.sep, "/")
+            prefix = "" if relative == "." else f"{relative}/"
+            found += [prefix + name for name in names]
+        return sorted(path for path in found if not path.startswith(GENERATED_DOCS))
+
+    def below(self, room: str, suffix: str) -> list[str]:
+        """Return the files in a room whose names end in `suffix`."""
+        start = f"{room}/"
+        return [p for p in self.files if p.startswith(start) and p.endswith(suffix)]
+
+    def text(self, path: str) -> str:
+        """Return a file's text; nothing if there is no such file or it is no UTF-8."""
+        if path not in self._texts:
+            try:
+                self._texts[path] = (self.root / path).read_bytes().decode("utf-8")
+            except (OSError, UnicodeDecodeError):
+                self._texts[path] = ""
+        return self._texts[path]
+
+    def module(self, path: str) -> ast.Module | None:
+        """Return a Python file's syntax tree, or None if it has none."""
+        if path not in self._modules:
+            try:
+                self._modules[path] = ast.parse(self.text(path))
+            except (SyntaxError, ValueError):
+                self._modules[path] = None
+        return self._modules[path]
+
+    def nodes(self, path: str) -> list[ast.AST]:
+        """Return every node of a Python file's syntax tree."""
+        if path not in self._nodes:
+            module = self.module(path)
+            self._nodes[path] = list(ast.walk(module)) if module else []
+        return self._nodes[path]
+
+    @cached_property
+    def patterns(self) -> list[Pattern]:
+        """Every pattern of the tree."""
+        return discover(self.root)
+
+    @property
+    def pages(self) -> list[Page]:
+        """Every page of the site."""
+        return [self.page(path) for path in self.below("docs", ".md")]
+
+    def page(self, path: str) -> Page:
+        """Return a Markdown file as the site reads it."""
+        if path not in self._pages:
+            self._pages[path] = self.reader.read(path, self.text(path))
+        return self._pages[path]
+
+    @cached_property
+    def reader(self) -> Reader:
+        """The site's own Markdown parser."""
+        return _reader(self.text(SITE))
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The site's configuration; an unreadable one is a `CatalogueError`."""
+        return read_configuration(SITE, self.text(SITE))
+
+    @cached_property
+    def project(self) -> dict[str, Any]:
+        """The tables of pyproject.toml; an unreadable one is a `CatalogueError`."""
+        path = "pyproject.toml"
+        try:
+            return tomllib.loads(self.text(path))
+        except tomllib.TOMLDecodeError as error:
+            raise CatalogueError(f"{path}:1: it is not TOML: {error}") from error
+
+    def requirements(self, *extras: str) -> dict[str, Requirement]:
+        """Return what is declared: what the snippets need, and what each extra adds."""
+        table = self.project.get("project", {})
+        optional = table.get("optional-dependencies", {})
+        texts = list(table.get("dependencies", []))
+        for extra in extras:
+            texts += optional.get(extra, [])
+        declared = [Requirement(text) for text in texts]
+        return {canonicalize_name(one.name): one for one in declared}
+
+    @property
+    def extras(self) -> list[str]:
+        """The names of the optional groups of dependencies."""
+        return list(self.project.get("project", {}).get("optional-dependencies", {}))
+
+    @cached_property
+    def pins(self) -> dict[str, Version]:
+        """The version that requirements.txt pins, by canonical name."""
+        return {
+            canonicalize_name(found["name"]): Version(found["version"])
+            for found in PIN.finditer(self.text("requirements.txt"))
+        }
+
+    def line_of(self, path: str, words: str) -> int:
+        """Return the first line of a file in which `words` stand; 1 if in none."""
+        for number, line in enumerate(self.text(path).splitlines(), 1):
+            if words in line:
+                return number
+        return 1

@@ -1,0 +1,281 @@
+"""Discovery of the patterns: what a path says about a pattern, and what its page says.
+
+A pattern's id is its path, `caching/cached`. Everything that can be derived from the
+path is derived here; the rest stands in the front matter of the pattern's page.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from catalogue.errors import CatalogueError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).resolve().parent.parent
+ID_FORM = re.compile(r"[a-z][a-z0-9_]*/[a-z][a-z0-9_]*")
+ROLES = ("usage", "naive", "wiring")
+MOST_WORDS = 25
+
+
+class Composition(BaseModel):
+    """Another pattern that this one is used with, and the test in which both run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    pattern: str = Field(pattern=ID_FORM.pattern)
+    test: str = Field(pattern=r"^tests/[\w/]+\.py::\w+$")
+
+
+class FrontMatter(BaseModel):
+    """What a page says of its pattern and no path can tell."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: str = Field(min_length=1)
+    description: str
+    tags: list[str] = Field(min_length=1)
+    maturity: Literal["new", "stable"]
+    symptoms: list[str] = Field(min_length=1)
+    composes_with: list[Composition]
+
+    @field_validator("description")
+    @classmethod
+    def _one_short_sentence(cls, value: str) -> str:
+        words = len(value.split())
+        if not 0 < words <= MOST_WORDS or not value.endswith("."):
+            message = (
+                f"one sentence of at most 25 words, with its full stop, not {words}"
+            )
+            raise ValueError(message)
+        return value
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """One pattern: an id, and the paths that follow from it, relative to `root`."""
+
+    id: str
+    root: Path
+
+    @property
+    def category(self) -> str:
+        """The folder, `caching`."""
+        return self.id.partition("/")[0]
+
+    @property
+    def name(self) -> str:
+        """The module's name, `stale_refresh`."""
+        return self.id.partition("/")[2]
+
+    @property
+    def slug(self) -> str:
+        """The page's name, `stale-refresh`."""
+        return self.name.replace("_", "-")
+
+    @property
+    def module(self) -> str:
+        """The dotted name of the module, `snippets.caching.stale_refresh`."""
+        return f"snippets.{self.category}.{self.name}"
+
+    @property
+    def page(self) -> str:
+        """The page's path."""
+        return f"docs/patterns/{self.category}/{self.slug}.md"
+
+    @property
+    def diagram(self) -> str:
+        """The path of the Mermaid source of the page's diagram."""
+        return f"docs/patterns/{self.category}/{self.slug}.mmd"
+
+    @property
+    def url(self) -> str:
+        """The page's address below the site's root."""
+        return f"patterns/{self.category}/{self.slug}/"
+
+    @property
+    def snippet(self) -> str:
+        """The path of the module that a reader copies."""
+        return f"snippets/{self.category}/{self.name}.py"
+
+    @property
+    def test(self) -> str:
+        """The path of the proof."""
+        return f"tests/{self.category}/test_{self.name}.py"
+
+    @property
+    def bench(self) -> str:
+        """The path of the benchmark, which not every pattern has."""
+        return f"tests/{self.category}/bench_{self.name}.py"
+
+    def role(self, role: str) -> str:
+        """Return the path of the `usage`, `naive` or `wiring` module."""
+        return f"snippets/{self.category}/{self.name}_{role}.py"
+
+    @property
+    def tests(self) -> list[str]:
+        """The files of proof that exist: the mirror of the snippet and its topics."""
+        folder = self.root / "tests" / self.category
+        found = folder.glob(f"test_{self.name}__*.py")
+        paths = [self.root / self.test, *sorted(found)]
+        return [
+            path.relative_to(self.root).as_posix() for path in paths if path.exists()
+        ]
+
+    @property
+    def names(self) -> list[str]:
+        """The public classes and functions of the module, in reading order.
+
+        A module that is missing or is not Python is a `CatalogueError`.
+        """
+        try:
+            tree = ast.parse((self.root / self.snippet).read_text("utf-8"))
+        except FileNotFoundError as error:
+            message = f"{self.page}:1: its module {self.snippet} is missing; write it"
+            raise CatalogueError(message) from error
+        except SyntaxError as error:
+            message = f"{self.snippet}:{error.lineno}: not Python: {error.msg}"
+            raise CatalogueError(message) from error
+        kinds = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        found = [node.name for node in tree.body if isinstance(node, kinds)]
+        return [name for name in found if not name.startswith("_")]
+
+    @property
+    def companions(self) -> list[str]:
+        """The other snippets this one imports, directly or not: they travel with it."""
+        return sorted(_imported_snippets(self.root, self.snippet) - {self.snippet})
+
+    @property
+    def files(self) -> list[str]:
+        """Every file whose bytes the pattern's proof is about."""
+        own = [self.snippet, *(self.role(role) for role in ROLES), *self.tests]
+        existing = [path for path in own if (self.root / path).exists()]
+        imported = set[str]().union(
+            *(_imported_snippets(self.root, path) for path in existing)
+        )
+        return sorted({*existing, *imported})
+
+    @cached_property
+    def front_matter(self) -> FrontMatter:
+        """The page's front matter; a `CatalogueError` names the file and the line."""
+        return read_front_matter(self.root, self.page)
+
+
+def discover(root: Path = ROOT) -> list[Pattern]:
+    """Return every pattern that has a page or a snippet, ordered by id."""
+    pages = root.glob("docs/patterns/*/*.md")
+    ids = {
+        f"{page.parent.name}/{page.stem.replace('-', '_')}"
+        for page in pages
+        if page.stem != "index"
+    }
+    snippets = (root / "snippets").glob("*/*.py")
+    ids |= {
+        f"{path.parent.name}/{path.stem}"
+        for path in snippets
+        if path.stem.rpartition("_")[2] not in ROLES and path.stem != "__init__"
+    }
+    return [Pattern(id=id_, root=root) for id_ in sorted(ids)]
+
+
+def find(id_: str, root: Path = ROOT) -> Pattern:
+    """Return one pattern by its id; a `CatalogueError` lists what there is."""
+    patterns = {pattern.id: pattern for pattern in discover(root)}
+    if id_ not in patterns:
+        known = ", ".join(patterns) or "none"
+        raise CatalogueError(f"there is no pattern {id_!r}; the patterns are: {known}")
+    return patterns[id_]
+
+
+def split_front_matter(text: str) -> tuple[str, int]:
+    """Return the YAML between the two `---` lines, and the line of the body's start."""
+    lines = text.splitlines()
+    if not lines or lines[0] != "---" or "---" not in lines[1:]:
+        raise ValueError(
+            "the page must start with front matter between two lines of ---"
+        )
+    end = lines.index("---", 1)
+    return "\n".join(lines[1:end]), end + 2
+
+
+def read_front_matter(root: Path, page: str) -> FrontMatter:
+    """Read and validate the front matter of a page."""
+    try:
+        text, _ = split_front_matter((root / page).read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise CatalogueError(f"{page}:1: the page is missing; write it") from error
+    except ValueError as error:
+        raise CatalogueError(f"{page}:1: {error}") from error
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 2 if error.problem_mark else 1
+        message = f"{page}:{line}: the front matter is not YAML: {error.problem}"
+        raise CatalogueError(message) from error
+    if not isinstance(data, dict):
+        raise CatalogueError(f"{page}:2: the front matter must be a mapping of fields")
+    try:
+        return FrontMatter.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        line = _line_of(node, first["loc"]) + 2
+        field = ".".join(str(part) for part in first["loc"])
+        message = f"{page}:{line}: front matter field {field!r}: {first['msg']}"
+        raise CatalogueError(message) from error
+
+
+def _line_of(node: yaml.Node | None, location: tuple[int | str, ...]) -> int:
+    """Return the zero-based line of the deepest node on the way to `location`."""
+    line = 0
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            found = [pair for pair in node.value if pair[0].value == part]
+            if not found:
+                return line
+            line = found[0][0].start_mark.line
+            node = found[0][1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            node = node.value[part]
+            line = node.start_mark.line
+    return line
+
+
+def _imported_snippets(root: Path, path: str) -> set[str]:
+    """Return `path` and the snippet files that it imports, at any distance."""
+    seen: set[str] = set()
+    waiting = [path]
+    while waiting:
+        current = waiting.pop()
+        if current in seen or not (root / current).exists():
+            continue
+        seen.add(current)
+        waiting.extend(_direct_imports((root / current).read_text("utf-8")))
+    return {path for path in seen if path.startswith("snippets/")}
+
+
+def _direct_imports(source: str) -> Iterator[str]:
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        return  # the linter names it; here such a file imports nothing
+    for node in ast.walk(tree):
+        names = (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
+            if isinstance(node, ast.ImportFrom) and node.module
+            else []
+        )
+        for name in names:
+            if name.startswith("snippets."):
+                yield name.replace(".", "/") + ".py"

@@ -1,0 +1,188 @@
+"""The verification record: which bytes passed which tests, where, when and with what.
+
+`build/verification.json` holds one entry per pattern. Runs on different backends merge
+into one entry as long as they are about the same bytes; an entry about other bytes than
+today's counts as none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from catalogue.errors import CatalogueError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from catalogue.patterns import Pattern
+
+VERSION = 1
+PATH = "build/verification.json"
+REAL = {"sqlite": "postgresql", "fakeredis": "redis", "memory": "rabbitmq"}
+"""The real backend that each embedded one stands for."""
+NAMES = {
+    "sqlite": "SQLite",
+    "postgresql": "PostgreSQL",
+    "fakeredis": "fakeredis",
+    "redis": "Redis",
+    "memory": "in-memory broker",
+    "rabbitmq": "RabbitMQ",
+    "": "no backend",
+}
+"""How a page names each backend; tests that need none run on the empty name."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Cost(_Frozen):
+    """What one operation costs, in counts that a test asserted."""
+
+    operation: str
+    counts: dict[str, int]
+    test: str
+
+
+class Breakage(_Frozen):
+    """What a test did to the naive version, and what happened."""
+
+    action: str
+    outcome: str
+    test: str
+
+
+class Difference(_Frozen):
+    """How one backend behaves where another behaves differently."""
+
+    title: str
+    behaviour: str
+    test: str
+
+
+class Run(_Frozen):
+    """One pattern's tests on one backend."""
+
+    passed: list[str]
+    failed: list[str]
+    costs: list[Cost]
+    breakages: list[Breakage]
+    differences: list[Difference]
+    versions: dict[str, str]
+    commit: str
+    date: str
+
+
+class Verification(_Frozen):
+    """What is known of one pattern: the bytes, and a run per backend."""
+
+    files: dict[str, str]
+    runs: dict[str, Run]
+
+    @property
+    def passed(self) -> bool:
+        """Whether at least one test ran and none failed."""
+        runs = self.runs.values()
+        return any(run.passed for run in runs) and not any(run.failed for run in runs)
+
+    @property
+    def missing(self) -> list[str]:
+        """The real backends whose embedded stand-in was tested and that did not run."""
+        wanted = {REAL[backend] for backend in self.runs if backend in REAL}
+        return sorted(wanted - {name for name, run in self.runs.items() if run.passed})
+
+    @property
+    def state(self) -> str:
+        """`proven`, `proven on embedded backends only` or `not verified`."""
+        if not self.passed:
+            return "not verified"
+        return "proven on embedded backends only" if self.missing else "proven"
+
+    def tests_passed(self) -> set[str]:
+        """Return the ids, without `[...]`, of tests that passed wherever they ran."""
+        runs = self.runs.values()
+        passed = {test.partition("[")[0] for run in runs for test in run.passed}
+        return passed - {test.partition("[")[0] for run in runs for test in run.failed}
+
+
+class Record(_Frozen):
+    """The whole record; `version` changes when a field does."""
+
+    version: int = VERSION
+    patterns: dict[str, Verification] = {}
+
+    def valid(self, pattern: Pattern) -> Verification | None:
+        """Return what is known of exactly today's bytes of `pattern`, or None."""
+        verification = self.patterns.get(pattern.id)
+        if verification is None or verification.files != hashes(pattern):
+            return None
+        return verification
+
+
+def hashes(pattern: Pattern) -> dict[str, str]:
+    """Return the SHA-256 of each file that the proof of `pattern` is about."""
+    return {path: sha256(pattern.root / path) for path in pattern.files}
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def load(root: Path) -> Record:
+    """Read the record; an unreadable one is a `CatalogueError`, none an empty one."""
+    path = root / PATH
+    if not path.exists():
+        return Record()
+    try:
+        record = Record.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        message = f"{PATH}:1: the record cannot be read; delete it and run make test"
+        raise CatalogueError(message) from error
+    if record.version != VERSION:
+        raise CatalogueError(
+            f"{PATH}:1: the record has version {record.version}, not {VERSION}; "
+            "delete it and run make test"
+        )
+    return record
+
+
+def save(root: Path, record: Record) -> None:
+    """Write the record in one step, so that a reader never sees half of it."""
+    path = root / PATH
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".draft")
+    draft.write_text(record.model_dump_json(indent=2) + "\n", "utf-8")
+    draft.replace(path)
+
+
+def merge(record: Record, pattern: Pattern, runs: dict[str, Run]) -> Record:
+    """Return the record with `runs`, without runs about other bytes."""
+    known = record.valid(pattern)
+    merged = {**(known.runs if known else {}), **runs}
+    verification = Verification(
+        files=hashes(pattern), runs={name: merged[name] for name in sorted(merged)}
+    )
+    patterns = {**record.patterns, pattern.id: verification}
+    return record.model_copy(
+        update={"patterns": {id_: patterns[id_] for id_ in sorted(patterns)}}
+    )
+
+
+def state_of(record: Record, pattern: Pattern) -> str:
+    """Return the state of exactly today's bytes of `pattern`."""
+    known = record.valid(pattern)
+    return known.state if known else "not verified"
+
+
+def unverified(record: Record, patterns: Iterable[Pattern]) -> list[Pattern]:
+    """Return the patterns without a valid record of passed tests."""
+    return [
+        pattern
+        for pattern in patterns
+        if not ((known := record.valid(pattern)) and known.passed)
+    ]

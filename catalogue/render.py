@@ -1,0 +1,394 @@
+"""Rendering: front matter, matrix and record become Markdown fragments and data files.
+
+Pages include the fragments of `build/fragments/` as they include any other file. Files
+for machines go to `docs/data/`. What did not change is not written again, so that a
+site which is being served reloads only for a reason.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import yaml
+
+from catalogue import bench, diagrams, matrix, notebooks, record
+from catalogue.errors import CatalogueError
+from catalogue.markup import link, sentence, state, table, text
+from catalogue.patterns import Pattern, discover, split_front_matter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+INDEX_VERSION = 1
+FRAGMENTS = "build/fragments"
+DATA = "docs/data"
+
+
+def render(root: Path, *, publish: bool = False) -> list[Pattern]:
+    """Write every fragment and data file; return the patterns that are not verified.
+
+    Raises `CatalogueError` for the first thing in the tree that cannot be rendered and,
+    when the site is for publication, for a pattern that is not verified.
+    """
+    patterns = discover(root)
+    known = record.load(root)
+    unverified = record.unverified(known, patterns)
+    if publish and unverified:
+        names = ", ".join(pattern.id for pattern in unverified)
+        raise CatalogueError(f"{record.PATH}:1: not verified: {names}; run make test")
+    fragments = {
+        **_pattern_fragments(patterns, known),
+        **_index_fragments(root, patterns, known),
+        **matrix.fragments(root, patterns, known),
+        **notebooks.fragments(root),
+    }
+    data = {
+        "index.json": _index(patterns, known),
+        "matrix.json": matrix.to_json(root, patterns, known),
+        "matrix.csv": matrix.to_csv(root, patterns, known),
+        **_raw_files(patterns),
+    }
+    _write_folder(root / FRAGMENTS, fragments)
+    _write_folder(root / DATA, data)
+    _write(root / "build/nav.yml", _navigation(root, patterns))
+    return unverified
+
+
+def _pattern_fragments(patterns: list[Pattern], known: record.Record) -> dict[str, str]:
+    rendered = {}
+    for pattern in patterns:
+        verification = known.valid(pattern)
+        folder = f"{pattern.category}/{pattern.slug}"
+        rendered[f"{folder}/card.md"] = _card(pattern, verification)
+        rendered[f"{folder}/breaks.md"] = _breaks(verification)
+        rendered[f"{folder}/evidence.md"] = _evidence(pattern, verification, known)
+        if (pattern.root / pattern.diagram).exists():
+            source = (pattern.root / pattern.diagram).read_text("utf-8")
+            try:
+                rendered[f"{folder}/diagram.md"] = diagrams.to_markdown(
+                    source, pattern.id
+                )
+            except CatalogueError as error:
+                raise CatalogueError(f"{pattern.diagram}:1: {error}") from error
+    return rendered
+
+
+def _card(pattern: Pattern, verification: record.Verification | None) -> str:
+    page = pattern.front_matter
+    raw = "../../../data/"
+    files = [pattern.snippet, *pattern.companions]
+    rows = {
+        "State": _summary(verification),
+        "Copy": "<br>".join(link(f"`{path}`", raw + path) for path in files),
+        "Import": text(f"`from {pattern.module} import {', '.join(pattern.names)}`"),
+        "Maturity": text(page.maturity),
+        "Tags": text(", ".join(page.tags)),
+        "Ends": _folded(page.symptoms),
+    }
+    composed = [
+        link(other.front_matter.title, f"../../../{other.url}")
+        + f" ({sentence(composition.test)})"
+        for composition in page.composes_with
+        for other in discover(pattern.root)
+        if other.id == composition.pattern
+    ]
+    if composed:
+        rows["Composes with"] = "<br>".join(composed)
+    items = "\n".join(
+        f"<div><dt>{name}</dt> <dd>{value}</dd></div>" for name, value in rows.items()
+    )
+    intent = f'<p class="sp-intent">{text(page.description)}</p>'
+    return f'{intent}\n\n<dl class="sp-card">\n{items}\n</dl>\n'
+
+
+def _folded(sentences: list[str]) -> str:
+    items = "\n".join(f"<li>{text(one)}</li>" for one in sentences)
+    summary = "1 symptom" if len(sentences) == 1 else f"{len(sentences)} symptoms"
+    return f"<details><summary>{summary}</summary>\n<ul>\n{items}\n</ul></details>"
+
+
+def _summary(verification: record.Verification | None) -> str:
+    if verification is None:
+        words = state("not verified")
+        return f"{words} — these files have not been run since they last changed"
+    words = state(verification.state)
+    counts = ", ".join(
+        f"{len(run.passed)} tests on {record.NAMES[name]}"
+        if name
+        else f"{len(run.passed)} tests without a backend"
+        for name, run in verification.runs.items()
+    )
+    return f"{words} — {text(counts)}"
+
+
+def _breaks(verification: record.Verification | None) -> str:
+    found: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    for name, run in (verification.runs if verification else {}).items():
+        for one in run.breakages:
+            test = one.test.partition("[")[0]
+            found[one.action, one.outcome, test].append(record.NAMES[name])
+    if not found:
+        return f"{state('not verified')} — the naive version has not been run.\n"
+    rows = [
+        (text(action), text(outcome), text(", ".join(names)), sentence(test))
+        for (action, outcome, test), names in found.items()
+    ]
+    columns = ("What was done", "What happened", "Where", "Asserted by the test")
+    return table("What happened to the naive version", columns, rows)
+
+
+def _evidence(
+    pattern: Pattern, verification: record.Verification | None, known: record.Record
+) -> str:
+    parts = []
+    if verification is None:
+        parts.append(f"<p>{_summary(None)}</p>\n")
+    else:
+        parts.append(_runs(verification))
+        parts += [
+            part for part in (_differences(verification), _costs(verification)) if part
+        ]
+    results = bench.load_results(pattern.root, pattern.id)
+    if results:
+        parts.append(bench.to_markdown(results))
+    parts.append(matrix.rows_for(pattern.root, pattern.id, known))
+    return "\n".join(parts)
+
+
+def _runs(verification: record.Verification) -> str:
+    rows = [
+        (
+            text(record.NAMES[name]),
+            str(len(run.passed)),
+            text(", ".join(f"{key} {value}" for key, value in run.versions.items())),
+            text(f"{run.date.partition('T')[0]}, `{run.commit}`"),
+        )
+        for name, run in verification.runs.items()
+    ]
+    rows += [
+        (text(record.NAMES[name]), "did not run", "", "")
+        for name in verification.missing
+    ]
+    columns = ("Backend", "Tests passed", "Versions", "When, at commit")
+    return table("Tests of exactly these files", columns, rows)
+
+
+def _differences(verification: record.Verification) -> str:
+    found: dict[str, dict[str, str]] = defaultdict(dict)
+    for name, run in verification.runs.items():
+        for one in run.differences:
+            found[one.title][name] = one.behaviour
+    backends = [
+        name for name in verification.runs if any(name in row for row in found.values())
+    ]
+    rows = [
+        (text(title), *(text(row.get(name, "did not run")) for name in backends))
+        for title, row in sorted(found.items())
+    ]
+    columns = ("What", *(record.NAMES[name] for name in backends))
+    return table("Where the backends differ", columns, rows) if rows else ""
+
+
+def _costs(verification: record.Verification) -> str:
+    found: dict[str, dict[str, str]] = defaultdict(dict)
+    for name, run in verification.runs.items():
+        for cost in run.costs:
+            counts = ", ".join(
+                f"{count} {_unit(unit, count)}" for unit, count in cost.counts.items()
+            )
+            found[cost.operation][name] = counts
+    backends = [
+        name for name in verification.runs if any(name in row for row in found.values())
+    ]
+    rows = [
+        (text(operation), *(text(row.get(name, "not counted")) for name in backends))
+        for operation, row in found.items()
+    ]
+    columns = ("Operation", *(record.NAMES[name] for name in backends))
+    return (
+        table("What it costs, as counted by the tests", columns, rows) if rows else ""
+    )
+
+
+def _unit(unit: str, count: int) -> str:
+    words = unit.replace("_", " ")
+    return words.removesuffix("s") if count == 1 else words
+
+
+def _index_fragments(
+    root: Path, patterns: list[Pattern], known: record.Record
+) -> dict[str, str]:
+    categories = sorted({pattern.category for pattern in patterns})
+    rendered = {"trust.md": _trust(patterns, known), "symptoms.md": _symptoms(patterns)}
+    lists = []
+    for category in categories:
+        own = [pattern for pattern in patterns if pattern.category == category]
+        planned = matrix.planned(root, category)
+        title = _title(root / f"docs/patterns/{category}/index.md")
+        rendered[f"categories/{category}.md"] = _category(own, planned, known, "")
+        lists.append(
+            f"## [{title}]({category}/index.md)\n\n"
+            + _category(own, planned, known, f"{category}/")
+        )
+        rendered[f"reference/{category}.md"] = "\n".join(
+            f"::: {pattern.module}\n" for pattern in own
+        )
+    rendered["patterns.md"] = "\n".join(lists)
+    return rendered
+
+
+def _category(
+    patterns: list[Pattern], planned: list[str], known: record.Record, folder: str
+) -> str:
+    entries = [
+        f"[{pattern.front_matter.title}]({folder}{pattern.slug}.md)\n"
+        f":   {text(pattern.front_matter.description)}\n"
+        f"    {state(record.state_of(known, pattern))}\n"
+        for pattern in patterns
+    ]
+    if planned:
+        names = ", ".join(id_.partition("/")[2].replace("_", " ") for id_ in planned)
+        entries.append(f"Planned\n:   {text(names)}\n")
+    return '<div class="sp-index" markdown>\n\n' + "\n".join(entries) + "\n</div>\n"
+
+
+def _symptoms(patterns: list[Pattern]) -> str:
+    rows = [
+        (symptom, pattern)
+        for pattern in patterns
+        for symptom in pattern.front_matter.symptoms
+    ]
+    lines = [
+        f"- {text(symptom)}<br>[{pattern.front_matter.title}]"
+        f"(../patterns/{pattern.category}/{pattern.slug}.md)"
+        for symptom, pattern in rows
+    ]
+    return '<div class="sp-symptoms" markdown>\n\n' + "\n".join(lines) + "\n\n</div>\n"
+
+
+def _trust(patterns: list[Pattern], known: record.Record) -> str:
+    valid = [
+        found
+        for pattern in patterns
+        if (found := known.valid(pattern)) and found.passed
+    ]
+    runs = [
+        (name, run) for verification in valid for name, run in verification.runs.items()
+    ]
+    if not runs:
+        return f'<p class="sp-trust">{state("not verified")}</p>\n'
+    tests = sum(len(run.passed) for _, run in runs)
+    backends = ", ".join(
+        words
+        for name, words in record.NAMES.items()
+        if name and any(name == one for one, _ in runs)
+    )
+    newest = max((run for _, run in runs), key=lambda run: run.date)
+    words = (
+        f"{len(valid)} of {len(patterns)} patterns verified by {tests} tests "
+        f"on {backends}, "
+        f"at commit `{newest.commit}` on {newest.date.partition('T')[0]}."
+    )
+    return f'<p class="sp-trust">{text(words)}</p>\n'
+
+
+def _index(patterns: list[Pattern], known: record.Record) -> str:
+    entries = []
+    for pattern in patterns:
+        verification = known.valid(pattern)
+        page = pattern.front_matter
+        entries.append(
+            {
+                "id": pattern.id,
+                "url": pattern.url,
+                **page.model_dump(),
+                "module": pattern.module,
+                "copy": [pattern.snippet, *pattern.companions],
+                "files": record.hashes(pattern),
+                "state": record.state_of(known, pattern),
+                "runs": {
+                    name: run.model_dump()
+                    for name, run in (verification.runs if verification else {}).items()
+                },
+            }
+        )
+    return json.dumps({"version": INDEX_VERSION, "patterns": entries}, indent=2) + "\n"
+
+
+def _raw_files(patterns: Iterable[Pattern]) -> dict[str, str]:
+    """Return the files a reader may download, byte for byte."""
+    return {
+        path: (pattern.root / path).read_text("utf-8")
+        for pattern in patterns
+        for path in pattern.files
+    }
+
+
+def _navigation(root: Path, patterns: list[Pattern]) -> str:
+    by_category: dict[str, list[str]] = defaultdict(list)
+    for pattern in patterns:
+        by_category[pattern.category].append(pattern.page.removeprefix("docs/"))
+    categories = [
+        {
+            _title(root / f"docs/patterns/{category}/index.md"): [
+                f"patterns/{category}/index.md",
+                *pages,
+            ]
+        }
+        for category, pages in by_category.items()
+    ]
+    navigation = [
+        {"Home": "index.md"},
+        {"Start here": _section(root, "start")},
+        {"Patterns": ["patterns/index.md", *categories]},
+        {"Compare": _section(root, "compare")},
+        {"Reference": _section(root, "reference")},
+    ]
+    return yaml.safe_dump({"nav": navigation}, sort_keys=False, allow_unicode=True)
+
+
+def _section(root: Path, folder: str) -> list[str]:
+    """Return the pages of a folder, its index first."""
+    pages = [path.name for path in (root / "docs" / folder).glob("*.md")]
+    return [f"{folder}/{name}" for name in sorted(pages, key=_index_first)]
+
+
+def _index_first(name: str) -> tuple[bool, str]:
+    return name != "index.md", name
+
+
+def _title(page: Path) -> str:
+    """Return the title in a page's front matter."""
+    place = "/".join(page.parts[-4:])
+    try:
+        front_matter, _ = split_front_matter(page.read_text("utf-8"))
+        return str(yaml.safe_load(front_matter)["title"])
+    except FileNotFoundError as error:
+        raise CatalogueError(f"{place}:1: the page is missing; write it") from error
+    except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        message = f"{place}:1: the front matter must have a title"
+        raise CatalogueError(message) from error
+
+
+def _write_folder(folder: Path, files: dict[str, str]) -> None:
+    """Make `folder` hold exactly `files`."""
+    for name, content in files.items():
+        _write(folder / name, content)
+    wanted = {folder / name for name in files}
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir() and not any(path.iterdir()):
+            shutil.rmtree(path)
+        elif path.is_file() and path not in wanted:
+            path.unlink()
+
+
+def _write(path: Path, content: str) -> None:
+    data = content.encode("utf-8")
+    if path.exists() and path.read_bytes() == data:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)

@@ -1,0 +1,121 @@
+"""Store a value as JSON so that what is read equals it in value and in type.
+
+`Codec` is built from the declared type. Writing proves the round trip: the bytes are
+decoded again and compared, and a value that would come back as another value or as
+another type is refused with `CodecError` before anything is stored. Reading validates:
+bytes that are not a value of the declared type raise `CodecError`. Nothing is pickled,
+so bytes from a stranger can at worst be refused. No error text contains a value.
+
+A datetime keeps its offset from UTC but cannot keep the rules of a named zone, so an
+aware datetime must have a fixed offset; convert it to UTC.
+"""
+
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import suppress
+from dataclasses import fields, is_dataclass
+from datetime import datetime, time
+from types import GenericAlias, SimpleNamespace, UnionType
+from typing import Any, Generic, Self, TypeVar, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
+
+T = TypeVar("T")
+
+
+class CodecError(ValueError):
+    """The value cannot be stored without loss, or the bytes are not such a value."""
+
+
+class Codec(Generic[T]):
+    """JSON for values of one declared type.
+
+    Raises `TypeError` for a type that has no schema, and for an ORM class wherever it
+    is nested: an object that belongs to a session cannot come back from a cache.
+    """
+
+    def __init__(self, kind: type[T] | UnionType) -> None:
+        """Build the schema, once."""
+        self._name = kind.__qualname__ if isinstance(kind, type) else str(kind)
+        # A tuple of one, because a model alone would not take the configuration.
+        alone: Any = GenericAlias(tuple, (kind,))
+        as_text = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+        try:
+            self._adapter: TypeAdapter[tuple[T]] = TypeAdapter(alone, config=as_text)
+        except PydanticUserError as error:
+            raise TypeError(f"{self._name} cannot be stored: return a DTO") from error
+        for cls in _classes(self._adapter.core_schema):
+            if hasattr(cls, "__mapper__"):
+                name = cls.__qualname__
+                raise TypeError(f"{name} is an ORM class: return a DTO")
+
+    @classmethod
+    def of_result(cls, function: Callable[..., Coroutine[Any, Any, T]]) -> Self:
+        """Return the codec for what `function` is annotated to return.
+
+        Raises `TypeError` if the annotation is missing or not there at run time.
+        """
+        try:
+            alone = SimpleNamespace(
+                __annotations__={"return": function.__annotations__["return"]}
+            )
+            names = function.__globals__
+            hints = get_type_hints(alone, names, include_extras=True)
+            return cls(hints["return"])
+        except (KeyError, NameError) as error:
+            name = function.__qualname__
+            message = f"{name}: annotate what it returns with a type that is imported"
+            raise TypeError(message) from error
+
+    def encode(self, value: T) -> bytes:
+        """Return the JSON of `value`, or raise `CodecError` if reading would differ.
+
+        Costs an encoding, a decoding and a comparison.
+        """
+        # None of these errors is chained, because their texts quote the value.
+        with suppress(TypeError, ValueError, RecursionError):
+            payload = self._adapter.dump_json(
+                (value,), by_alias=False, round_trip=True, warnings=False
+            )
+            stored = self.decode(payload)
+            if stored == value and _typed(stored) == _typed(value):
+                return payload
+        kind = type(value).__qualname__
+        raise CodecError(f"this {kind} would come back changed as {self._name}")
+
+    def decode(self, payload: bytes | str) -> T:
+        """Return the value, a new object each time, or raise `CodecError`."""
+        try:
+            return self._adapter.validate_json(payload, by_alias=False, by_name=True)[0]
+        except ValidationError:
+            raise CodecError(f"the stored bytes are not a {self._name}") from None
+
+
+def _typed(value: object) -> object:
+    """Return the value with the type of each part, to tell 1, True and 1.0 apart."""
+    kind = type(value)
+    if isinstance(value, BaseModel):
+        value = dict(value)
+    elif is_dataclass(value):
+        value = {part.name: getattr(value, part.name) for part in fields(value)}
+    if isinstance(value, dict):
+        return kind, tuple((_typed(key), _typed(item)) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return kind, tuple(_typed(item) for item in value)
+    if isinstance(value, set | frozenset):
+        return kind, frozenset(_typed(item) for item in value)
+    if isinstance(value, datetime | time):
+        offset = value.tzinfo and value.tzinfo.utcoffset(None)
+        return kind, value, offset, value.fold
+    return kind, value
+
+
+def _classes(schema: object) -> Iterator[type]:
+    """Yield every class that a pydantic schema speaks of."""
+    if isinstance(schema, dict):
+        if isinstance(schema.get("cls"), type):
+            yield schema["cls"]
+        schema = list(schema.values())
+    if isinstance(schema, list | tuple):
+        for part in schema:
+            yield from _classes(part)

@@ -1,0 +1,192 @@
+"""Every fault gets one clear line on stderr and an exit status that is not zero."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from catalogue import record
+from catalogue.__main__ import main
+from catalogue.patterns import discover
+from tests.support.trees import copy_tree
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PAGE = "docs/patterns/database/repository.md"
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give one copy of the tree, for tests that only read."""
+    return copy_tree(tmp_path_factory.mktemp("tree"))
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Give a copy of the tree that the test may change."""
+    return copy_tree(tmp_path)
+
+
+def complaint(capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the one line on stderr."""
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    """Replace text that must be there."""
+    text = path.read_text("utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), "utf-8")
+
+
+@pytest.mark.parametrize("command", ["check", "render", "list"])
+def test_broken_front_matter_is_named_with_file_and_line(
+    tree: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(tree / PAGE, "maturity: new", "maturity: perfect")
+    assert main([command], tree) == 1
+    line = complaint(capsys)
+    assert line.startswith(f"{PAGE}:")
+    assert "'maturity'" in line
+
+
+def test_an_include_that_points_nowhere_is_named(
+    tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    include = '--8<-- "snippets/database/repository_naive.py"'
+    edit(tree / PAGE, include, include.replace("naive", "nave"))
+    number = (
+        (tree / PAGE)
+        .read_text("utf-8")
+        .splitlines()
+        .index(
+            next(
+                line
+                for line in (tree / PAGE).read_text("utf-8").splitlines()
+                if "repository_nave.py" in line and "8<" in line
+            )
+        )
+    )
+    assert main(["check"], tree) == 1
+    errors = capsys.readouterr().err.splitlines()
+    assert any(
+        line.startswith(f"{PAGE}:{number + 1}: ") and "repository_nave.py" in line
+        for line in errors
+    ), errors
+
+
+@pytest.mark.parametrize("command", ["check", "render"])
+def test_a_matrix_row_with_an_unknown_pattern_is_named(
+    tree: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    claim = "pattern: database/repository"
+    edit(tree / "docs/matrix.yaml", claim, claim.replace("ository", "ozitory"))
+    assert main([command], tree) == 1
+    line = capsys.readouterr().err.splitlines()[0]
+    assert line.startswith("docs/matrix.yaml:")
+    assert "database/repozitory" in line
+
+
+@pytest.mark.parametrize("command", ["render", "prove", "serve", "list"])
+def test_an_unreadable_record_says_what_to_do(
+    tree: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tree / "build").mkdir()
+    (tree / record.PATH).write_text("{")
+    assert main([command], tree) == 1
+    assert complaint(capsys) == (
+        "build/verification.json:1: the record cannot be read; "
+        "delete it and run make test"
+    )
+
+
+def test_a_port_in_use_says_what_to_do(
+    original: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(record, "unverified", lambda *_: [])
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["serve", "--port", str(port)], original) == 1
+    assert complaint(capsys).startswith(f"port {port} cannot be used")
+
+
+@pytest.mark.parametrize("port", ["0", "-1", "65536", "http"])
+def test_a_port_that_is_none_is_misuse(
+    original: Path, port: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["serve", "--port", port], original)
+    assert caught.value.code == 2
+    assert "a port is a number from 1 to 65535" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["prune"], ["show"], ["list", "--yaml"]])
+def test_a_wrong_command_is_misuse(
+    original: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments, original)
+    assert caught.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_an_unknown_pattern_is_misuse(
+    original: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["show", "caching/cashed"], original) == 2
+    assert "there is no pattern 'caching/cashed'" in complaint(capsys)
+
+
+def test_patterns_are_listed_for_people_and_for_machines(
+    original: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = [pattern.id for pattern in discover(original)]
+    assert main(["list"], original) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ids
+    assert main(["list", "--json"], original) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [entry["id"] for entry in listed] == ids
+    assert {entry["state"] for entry in listed} == {"not verified"}
+
+
+def test_a_pattern_is_shown_with_its_files_and_its_proof(
+    original: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["show", "database/repository"], original) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["url"] == "patterns/database/repository/"
+    assert shown["verification"] is None
+    assert "snippets/database/repository_naive.py" in shown["files"]
+
+
+def test_publication_refuses_a_pattern_that_is_not_verified(
+    original: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["render", "--publish"], original) == 1
+    assert "not verified: " in complaint(capsys)
+    assert main(["render"], original) == 0
+
+
+def test_rendering_twice_writes_nothing_the_second_time(tree: Path) -> None:
+    def written() -> dict[Path, int]:
+        folders = (tree / "build", tree / "docs/data")
+        files = [path for folder in folders for path in folder.rglob("*")]
+        return {path: path.stat().st_mtime_ns for path in files if path.is_file()}
+
+    assert main(["render"], tree) == 0
+    first = written()
+    stale = tree / "build/fragments/database/gone.md"
+    stale.write_text("a pattern that was removed")
+    assert main(["render"], tree) == 0
+    assert written() == first

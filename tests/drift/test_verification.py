@@ -1,0 +1,255 @@
+"""The verification record says what passed on exactly today's bytes, no more."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from catalogue import record
+from catalogue.errors import CatalogueError
+from catalogue.patterns import ROOT, Pattern, find
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Run = Callable[..., Pattern]
+
+PASSES = """
+def test_extensions_are_three_digits(proof):
+    proof.cost("dial", statements=1)
+    proof.breaks("Dialling 1", "rings nobody")
+
+def test_extensions_are_numbers():
+    pass
+"""
+ON_A_DATABASE = """
+def test_a_tenant_is_stored(database_backend, proof):
+    proof.differs("NULL sorts", "first" if database_backend == "sqlite" else "last")
+"""
+BREAKS_IN_TEARDOWN = """
+import pytest
+
+@pytest.fixture
+def call():
+    yield
+    assert False
+
+def test_extensions_ring(call):
+    pass
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Give a function that runs the tests of a small tree and returns its pattern."""
+    (tmp_path / "snippets/calls").mkdir(parents=True)
+    (tmp_path / "tests/calls").mkdir(parents=True)
+    (tmp_path / "pyproject.toml").write_text("[tool.pytest.ini_options]\n")
+    (tmp_path / "snippets/calls/dial.py").write_text(
+        "from snippets.calls.number import Number\n"
+    )
+    (tmp_path / "snippets/calls/number.py").write_text("class Number: ...\n")
+
+    def run(tests: str, *arguments: str) -> Pattern:
+        (tmp_path / "tests/calls/test_dial.py").write_text(tests)
+        options = ("-p", "catalogue.plugin", "--import-mode=importlib", "--quiet")
+        command = (sys.executable, "-m", "pytest", *options, *arguments)
+        environment = {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+        subprocess.run(
+            command, cwd=tmp_path, env=environment, check=False, capture_output=True
+        )
+        return find("calls/dial", tmp_path)
+
+    return run
+
+
+def test_a_passed_run_is_recorded_with_what_its_tests_had_to_say(run: Run) -> None:
+    pattern = run(PASSES)
+    known = record.load(pattern.root).valid(pattern)
+    assert known is not None
+    assert known.state == "proven"
+    assert known.tests_passed() == {
+        "tests/calls/test_dial.py::test_extensions_are_three_digits",
+        "tests/calls/test_dial.py::test_extensions_are_numbers",
+    }
+    assert known.runs[""].costs[0].counts == {"statements": 1}
+    assert known.runs[""].breakages[0].outcome == "rings nobody"
+    assert set(known.files) == {
+        "snippets/calls/dial.py",
+        "snippets/calls/number.py",
+        "tests/calls/test_dial.py",
+    }
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "\ndef test_extensions_ring():\n    assert False\n",
+        "\nimport pytest\ndef test_extensions_ring():\n    pytest.skip()\n",
+        "\nimport pytest\n@pytest.mark.xfail\ndef test_rings():\n    assert False\n",
+        BREAKS_IN_TEARDOWN,
+    ],
+    ids=["fails", "skips", "is expected to fail", "fails in teardown"],
+)
+def test_one_test_that_did_not_pass_leaves_the_pattern_unverified(
+    run: Run, ending: str
+) -> None:
+    pattern = run(PASSES + ending)
+    known = record.load(pattern.root).valid(pattern)
+    assert known is not None
+    assert known.state == "not verified"
+    assert len(known.runs[""].failed) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("-k", "numbers"),
+        ("tests/calls/test_dial.py::test_extensions_are_numbers",),
+        (
+            "--maxfail=1",
+            "-p",
+            "no:randomly",
+            "--deselect",
+            "tests/calls/test_dial.py::test_extensions_are_numbers",
+        ),
+        ("--collect-only",),
+    ],
+    ids=["by keyword", "by id", "deselected", "only collected"],
+)
+def test_a_run_of_some_of_the_tests_is_not_recorded(
+    run: Run, arguments: tuple[str, ...]
+) -> None:
+    pattern = run(PASSES, *arguments)
+    assert record.load(pattern.root).patterns == {}
+
+
+def test_a_run_that_stopped_early_is_not_recorded(run: Run) -> None:
+    pattern = run("def test_a():\n    assert False\n" + PASSES, "--exitfirst")
+    assert record.load(pattern.root).patterns == {}
+
+
+def test_a_file_that_changed_while_its_tests_ran_is_not_recorded(run: Run) -> None:
+    change = """
+import pathlib
+def test_extensions_are_redefined():
+    with pathlib.Path("snippets/calls/number.py").open("a") as file:
+        file.write("# changed")
+"""
+    pattern = run(PASSES + change)
+    assert record.load(pattern.root).patterns == {}
+
+
+def test_runs_on_embedded_and_real_backends_merge_into_one_entry(run: Run) -> None:
+    pattern = run(ON_A_DATABASE)
+    known = record.load(pattern.root).valid(pattern)
+    assert known is not None
+    assert (known.state, known.missing) == (
+        "proven on embedded backends only",
+        ["postgresql"],
+    )
+    pattern = run(ON_A_DATABASE, "--backends", "real")
+    known = record.load(pattern.root).valid(pattern)
+    assert known is not None
+    assert known.state == "proven"
+    behaviours = {name: run.differences[0] for name, run in known.runs.items()}
+    assert behaviours["sqlite"].behaviour == "first"
+    assert behaviours["postgresql"].behaviour == "last"
+
+
+def test_a_test_that_fails_on_the_real_backend_alone_takes_the_proof_away(
+    run: Run,
+) -> None:
+    tests = ON_A_DATABASE + "    assert database_backend == 'sqlite'\n"
+    run(tests)
+    pattern = run(tests, "--backends", "real")
+    known = record.load(pattern.root).valid(pattern)
+    assert known is not None
+    assert known.state == "not verified"
+    assert known.tests_passed() == set()
+
+
+def test_a_test_for_one_backend_is_not_collected_for_another(run: Run) -> None:
+    narrowed = (
+        "import pytest\n@pytest.mark.backends('postgresql')\n"
+        "def test_a_connection_is_killed(database_backend):\n"
+        "    assert database_backend == 'postgresql'\n"
+    )
+    pattern = run(ON_A_DATABASE + narrowed)
+    pattern = run(ON_A_DATABASE + narrowed, "--backends", "real")
+    known = record.load(pattern.root).valid(pattern)
+    assert known is not None
+    assert {name: len(run.passed) for name, run in known.runs.items()} == {
+        "sqlite": 1,
+        "postgresql": 2,
+    }
+
+
+def test_a_file_of_proof_for_real_backends_alone_belongs_to_the_real_half(
+    run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "tests/calls/test_dial__faults.py").write_text(
+        "import pytest\n@pytest.mark.backends('postgresql')\n"
+        "def test_a_connection_is_killed(database_backend): ...\n"
+    )
+    pattern = run(ON_A_DATABASE)
+    assert record.state_of(record.load(tmp_path), pattern) == (
+        "proven on embedded backends only"
+    )
+    pattern = run(ON_A_DATABASE, "--backends", "real")
+    known = record.load(tmp_path).valid(pattern)
+    assert known is not None
+    assert {name: len(run.passed) for name, run in known.runs.items()} == {
+        "sqlite": 1,
+        "postgresql": 2,
+    }
+
+
+@pytest.mark.parametrize("arguments", [(), ("--backends", "real")])
+def test_a_run_of_one_file_of_proof_of_two_is_not_recorded(
+    run: Run, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    (tmp_path / "tests/calls/test_dial__faults.py").write_text(PASSES)
+    run(ON_A_DATABASE, "tests/calls/test_dial.py", *arguments)
+    assert record.load(tmp_path).patterns == {}
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["snippets/calls/dial.py", "snippets/calls/number.py", "tests/calls/test_dial.py"],
+)
+def test_a_record_of_other_bytes_counts_as_none(run: Run, path: str) -> None:
+    pattern = run(PASSES)
+    with (pattern.root / path).open("a") as file:
+        file.write("\n")
+    assert record.load(pattern.root).valid(pattern) is None
+    assert record.state_of(record.load(pattern.root), pattern) == "not verified"
+
+
+def test_a_new_run_after_a_change_forgets_the_runs_before_it(run: Run) -> None:
+    run(ON_A_DATABASE, "--backends", "all")
+    pattern = run(ON_A_DATABASE + "\n")
+    known = record.load(pattern.root).valid(pattern)
+    assert known is not None
+    assert set(known.runs) == {"sqlite"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", '{"version": 2, "patterns": {}}', '{"patterns": {"calls/dial": {}}}'],
+    ids=["not JSON", "another version", "a field missing"],
+)
+def test_an_unreadable_record_says_what_to_do_in_one_line(
+    tmp_path: Path, content: str
+) -> None:
+    (tmp_path / "build").mkdir()
+    (tmp_path / record.PATH).write_text(content)
+    with pytest.raises(CatalogueError) as caught:
+        record.load(tmp_path)
+    assert str(caught.value).startswith("build/verification.json:1: ")
+    assert "delete it and run make test" in str(caught.value)
+    assert "\n" not in str(caught.value)

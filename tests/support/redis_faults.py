@@ -1,0 +1,70 @@
+"""Servers that a Redis client reaches by TCP: an embedded one, and faulty ones."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+from fakeredis import TcpFakeServer
+
+
+class _Listener(TcpFakeServer):
+    """Does not turn away clients that connect all at once."""
+
+    request_queue_size = 128
+
+
+@contextmanager
+def tcp_server(port: int = 0) -> Iterator[str]:
+    """Yield the URL of an embedded server, in a thread of its own."""
+    with _Listener(("127.0.0.1", port)) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"redis://127.0.0.1:{server.server_address[1]}/0"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@dataclass
+class FaultyServer:
+    """A listening socket; `connections` counts who came."""
+
+    reply: bytes | None
+    port: int = 0
+    connections: int = 0
+
+    @property
+    def url(self) -> str:
+        """Where a client finds it."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    async def serve(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Read for ever, and answer each time with `reply`, if there is one."""
+        self.connections += 1
+        try:
+            while await reader.read(65536):
+                if self.reply is not None:
+                    writer.write(self.reply)
+                    await writer.drain()
+        except ConnectionError:
+            pass  # the client has had enough
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def faulty_server(reply: bytes | None = None) -> AsyncIterator[FaultyServer]:
+    """Yield a server that accepts and says only `reply`; without one, never a word."""
+    faulty = FaultyServer(reply)
+    server = await asyncio.start_server(faulty.serve, "127.0.0.1", 0)
+    faulty.port = server.sockets[0].getsockname()[1]
+    try:
+        yield faulty
+    finally:
+        server.close()
+        await server.wait_closed()
