@@ -9,7 +9,7 @@ port ?= 8000
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check test-real test-site test-lighthouse test-lowest fix bench lock site \
+.PHONY: help serve test check test-real test-site test-lowest fix bench lock site \
 	lint types examples patterns machinery notebooks guard html
 
 help: ## list the targets
@@ -32,13 +32,9 @@ test-real: $(READY) ## the same pattern tests on real PostgreSQL, Redis and Rabb
 	@$(PYTEST) --backends real --ignore=tests/site --ignore=tests/examples
 	@echo "test-real: all green on real servers"
 
-test-site: site ## the site in headless Chromium
-	@$(PYTEST) tests/site/browser --ignore=tests/site/browser/test_lighthouse.py
+test-site: site ## the site in headless Chromium, and Lighthouse's figures
+	@$(PYTEST) tests/site/browser
 	@echo "test-site: all green in the browser"
-
-test-lighthouse: site ## Lighthouse's figures, which want an otherwise idle machine
-	@$(PYTEST) tests/site/browser/test_lighthouse.py
-	@echo "test-lighthouse: all figures reached"
 
 test-lowest: $(READY) ## the pattern tests with the lowest declared versions
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/lowest

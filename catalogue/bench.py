@@ -13,8 +13,6 @@ Run all with `python -m catalogue.bench`, one with `--only <category>/<pattern>`
 import argparse
 import asyncio
 import gc
-import hashlib
-import html
 import importlib.metadata
 import json
 import math
@@ -35,9 +33,11 @@ from typing import Any, Literal, TextIO
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from catalogue import markup
 from catalogue.errors import CatalogueError
+from catalogue.patterns import ROOT, Pattern
+from catalogue.record import sha256
 
-ROOT = Path(__file__).resolve().parent.parent
 SCHEMA_VERSION: Literal[1] = 1
 FEWEST_ROUNDS = 3  # fewer have no quartiles
 ROUND_SECONDS = 0.04  # CPU time which one round of the floor should last
@@ -122,10 +122,11 @@ class BenchResult(_Model):
     python: str
     libraries: dict[str, str]
     servers: dict[str, str]
-    snippet_sha256: str
+    files: dict[str, str]
+    """The SHA-256 of the module and of each snippet that it imports."""
     groups: list[GroupResult]
     stale: bool = Field(default=False, exclude=True)
-    """Whether the snippet's file has changed since; known only to `load_results`."""
+    """Whether one of the files has changed since; known only to `load_results`."""
 
 
 async def compare(
@@ -144,8 +145,11 @@ async def compare(
     nothing is written.
     """
     groups = _grouped(pattern_id, cases, rounds)
-    snippet = _snippet(root, pattern_id)
-    digest = _digest(snippet)
+    files = _measured_files(root, pattern_id)
+    if not files:
+        raise CatalogueError(
+            f"{pattern_id}: there is no snippets/{pattern_id}.py; mend the id"
+        )
     measured = [await _measure(pattern_id, group, rounds) for group in groups]
     result = BenchResult(
         schema_version=SCHEMA_VERSION,
@@ -156,7 +160,7 @@ async def compare(
         python=platform.python_version(),
         libraries=_libraries(root),
         servers=dict(servers or {}),
-        snippet_sha256=digest,
+        files=files,
         groups=measured,
     )
     path = _result_path(root, pattern_id)
@@ -171,8 +175,9 @@ async def compare(
 def load_results(root: Path, pattern_id: str) -> BenchResult | None:
     """Return the pattern's last benchmark, or None if it has none.
 
-    `stale` is set when the snippet is gone or is no longer, byte for byte, the file
-    that was measured. A result file that cannot be read raises `CatalogueError`.
+    `stale` is set when the module or a snippet that it imports is gone or is no longer,
+    byte for byte, the file that was measured. A result file that cannot be read raises
+    `CatalogueError`.
     """
     path = _result_path(root, pattern_id)
     mend = f"run `make bench only={pattern_id}`"
@@ -186,8 +191,7 @@ def load_results(root: Path, pattern_id: str) -> BenchResult | None:
         raise CatalogueError(
             f"{path.relative_to(root).as_posix()}:1: {where}: {first['msg']}; {mend}"
         ) from error
-    snippet = root / "snippets" / f"{pattern_id}.py"
-    stale = not snippet.is_file() or _digest(snippet) != result.snippet_sha256
+    stale = _measured_files(root, pattern_id) != result.files
     return result.model_copy(update={"stale": stale})
 
 
@@ -445,43 +449,26 @@ def _normal(name: str) -> str:
 
 def _table(group: GroupResult) -> str:
     order = {"floor": 0, "ours": 1, "peer": 2}
-    rows = [_row(case) for case in sorted(group.cases, key=lambda c: order[c.role])]
     caption = (
-        f"{html.escape(group.name)}: cost as a multiple of the floor, "
+        f"{group.name}: cost as a multiple of the floor, "
         f"{_count(group.rounds, 'round')} of {_count(group.calls, 'call')} each"
     )
-    columns = ("Way", "CPU time", "Wall time")
-    heads = "".join(f'<th scope="col">{column}</th>' for column in columns)
-    return "\n".join(
-        [
-            "<table>",
-            f"<caption>{caption}</caption>",
-            f"<thead><tr>{heads}</tr></thead>",
-            "<tbody>",
-            *rows,
-            "</tbody>",
-            "</table>",
-        ]
-    )
+    rows = [_row(case) for case in sorted(group.cases, key=lambda c: order[c.role])]
+    return markup.table(caption, ("Way", "CPU time", "Wall time"), rows)
 
 
-def _row(case: CaseResult) -> str:
-    name = html.escape(case.name)
+def _row(case: CaseResult) -> list[str]:
+    name = markup.text(case.name)
     if case.version is not None:
-        name += f" {html.escape(case.version)}"
+        name += f" {markup.text(case.version)}"
     if case.concurrency > 1:
         name += f", {case.concurrency} callers at once"
-    if case.role != "peer":
-        name += " (ours)" if case.role == "ours" else " (the floor)"
-    ratios = (case.cpu, case.wall)
     if case.role == "floor":
-        cells = "<td>1</td>" * len(ratios)
-    else:
-        cells = "".join(
-            f"<td>{ratio.median:g} ({ratio.q1:g} to {ratio.q3:g})</td>"
-            for ratio in ratios
-        )
-    return f'<tr><th scope="row">{name}</th>{cells}</tr>'
+        return [f"{name} (the floor)", "1", "1"]
+    if case.role == "ours":
+        name += " (ours)"
+    ratios = (case.cpu, case.wall)
+    return [name, *(f"{r.median:g} ({r.q1:g} to {r.q3:g})" for r in ratios)]
 
 
 def _count(number: int, noun: str) -> str:
@@ -493,17 +480,14 @@ def _result_path(root: Path, pattern_id: str) -> Path:
     return root / "tests" / category / f"bench_{name}.json"
 
 
-def _snippet(root: Path, pattern_id: str) -> Path:
-    path = root / "snippets" / f"{pattern_id}.py"
-    if not path.is_file():
-        raise CatalogueError(
-            f"{pattern_id}: there is no snippets/{pattern_id}.py; mend the id"
-        )
-    return path
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _measured_files(root: Path, pattern_id: str) -> dict[str, str]:
+    pattern = Pattern(id=pattern_id, root=root)
+    paths = [root / path for path in (pattern.snippet, *pattern.companions)]
+    return {
+        path.relative_to(root).as_posix(): sha256(path)
+        for path in paths
+        if path.is_file()
+    }
 
 
 if __name__ == "__main__":
