@@ -40,7 +40,7 @@ test-lowest: $(READY) ## the pattern tests with the lowest declared versions
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/lowest
 	@$(BIN)/uv pip install --quiet --python build/lowest --resolution lowest-direct \
 		--all-extras --requirements pyproject.toml
-	@build/lowest/bin/python -m pytest --quiet --ignore=tests/site --ignore=tests/drift
+	@build/lowest/bin/python -m pytest --quiet --no-record --ignore=tests/site --ignore=tests/drift
 	@echo "test-lowest: all green with the lowest declared versions"
 
 fix: $(READY) ## update recorded outputs and notebooks, format

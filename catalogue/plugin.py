@@ -133,12 +133,17 @@ def proof(request: pytest.FixtureRequest) -> Proof:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--backends`."""
+    """Add `--backends` and `--no-record`."""
     parser.addoption(
         "--backends",
         choices=("embedded", "real", "all"),
         default="embedded",
         help="which half of the backends to run on (default: embedded)",
+    )
+    parser.addoption(
+        "--no-record",
+        action="store_true",
+        help="leave the verification record as it is, for libraries the site is not of",
     )
 
 
@@ -206,7 +211,8 @@ def pytest_runtest_makereport(
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the record."""
-    if not session.config.option.collectonly:
+    option = session.config.option
+    if not option.collectonly and not option.no_record:
         session.config.stash[RECORDER].write()
 
 

@@ -118,10 +118,11 @@ def test_one_test_that_did_not_pass_leaves_the_pattern_unverified(
             "tests/calls/test_dial.py::test_extensions_are_numbers",
         ),
         ("--collect-only",),
+        ("--no-record",),
     ],
-    ids=["by keyword", "by id", "deselected", "only collected"],
+    ids=["by keyword", "by id", "deselected", "only collected", "unrecorded"],
 )
-def test_a_run_of_some_of_the_tests_is_not_recorded(
+def test_a_run_of_some_tests_or_without_a_record_is_not_recorded(
     run: Run, arguments: tuple[str, ...]
 ) -> None:
     pattern = run(PASSES, *arguments)
