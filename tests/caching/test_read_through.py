@@ -551,7 +551,7 @@ async def test_an_error_of_redis_that_quotes_the_value_is_not_logged(
     quoting = f"-ERR unknown command, with args beginning with: 'user:7' '{EMAIL}'\r\n"
     async with (
         faulty_server(quoting.encode()) as server,
-        create_redis(server.url) as redis,
+        create_redis(server.url, timeout=60) as redis,
     ):
         with pytest.raises(ResponseError, match=EMAIL):
             await redis.ping()

@@ -1,12 +1,15 @@
 """Servers that a Redis client reaches by TCP: an embedded one, and faulty ones."""
 
 import asyncio
+import re
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from fakeredis import TcpFakeServer
+
+COMMAND = re.compile(rb"(?m)^\*\d+\r$")
 
 
 class _Listener(TcpFakeServer):
@@ -44,12 +47,13 @@ class FaultyServer:
     async def serve(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        """Read for ever, and answer each time with `reply`, if there is one."""
+        """Read for ever, and answer each command with `reply`, if there is one."""
         self.connections += 1
         try:
-            while await reader.read(65536):
+            while received := await reader.read(65536):
                 if self.reply is not None:
-                    writer.write(self.reply)
+                    # A client may send several commands at once.
+                    writer.write(self.reply * len(COMMAND.findall(received)))
                     await writer.drain()
         except ConnectionError:
             pass  # the client has had enough

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from tests.support.servers import address, problem
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 
 class ClientOptions(TypedDict, total=False):
@@ -54,6 +55,15 @@ class RedisServer:
             await client.aclose()
 
 
+class _FakeClient(FakeAsyncRedis):
+    """Lets other tasks run at each command, as a client on a network does."""
+
+    async def execute_command(self, *args: object, **options: object) -> object:
+        await asyncio.sleep(0)
+        execute: Callable[..., Awaitable[object]] = super().execute_command
+        return await execute(*args, **options)
+
+
 @dataclass
 class FakeRedisServer(RedisServer):
     """An embedded server; all its clients share one memory."""
@@ -61,7 +71,7 @@ class FakeRedisServer(RedisServer):
     server: FakeServer = field(default_factory=lambda: FakeServer(version=(7,)))
 
     def _connect(self, **options: Unpack[ClientOptions]) -> Redis:
-        return FakeAsyncRedis(server=self.server, **options)
+        return _FakeClient(server=self.server, **options)
 
     @contextmanager
     def down(self) -> Iterator[None]:
