@@ -1,16 +1,12 @@
 """A value is refreshed once per window, beside its readers, and never restored."""
 
 import asyncio
-from collections import Counter
-from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 
 import pytest
 from fakeredis import FakeAsyncRedis
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel
 from redis.asyncio import Redis
 
 from catalogue.plugin import Proof
@@ -19,105 +15,29 @@ from snippets.caching.stale_refresh import StaleRefresh
 from snippets.caching.stale_refresh_naive import EagerRefresh
 from tests.support.counters import count_round_trips
 from tests.support.redis_servers import RedisServer
-
-TTL = 300.0
-LEASE = 60.0
-EMAIL = "ada@example.com"
-
-
-class User(BaseModel):
-    """Somebody with a telephone."""
-
-    name: str
-    extensions: list[str] = []
-
-
-ADA = User(name=EMAIL, extensions=["1001"])
-ADA_MARRIED = User(name="Ada Lovelace", extensions=["1001"])
-
-
-@dataclass
-class Clock:
-    """A clock that stands until it is put forward."""
-
-    now: float = 1000.0
-
-    def __call__(self) -> float:
-        """Return the time in seconds."""
-        return self.now
-
-
-@dataclass
-class Load:
-    """A load that counts, and waits if it is told to."""
-
-    results: list[User | Exception | None]
-    gate: asyncio.Event | None = None
-    begun: asyncio.Event = field(default_factory=asyncio.Event)
-    cancelled: int = 0
-    runs: int = 0
-
-    async def __call__(self) -> User | None:
-        """Return or raise the next result, the last one for ever."""
-        result = self.results[min(self.runs, len(self.results) - 1)]
-        self.runs += 1
-        self.begun.set()
-        try:
-            if self.gate is not None:
-                await self.gate.wait()
-        except asyncio.CancelledError:
-            self.cancelled += 1
-            raise
-        if isinstance(result, Exception):
-            raise result
-        return result
-
-
-Users = StaleRefresh[User | None]
-MakeUsers = Callable[..., Users]
+from tests.support.stale_refresh import (
+    ADA,
+    ADA_MARRIED,
+    DUE,
+    LEASE,
+    TTL,
+    Load,
+    Service,
+    User,
+    Users,
+)
 
 
 @pytest.fixture
-def clock() -> Clock:
-    """The clock of all processes."""
-    return Clock()
+def service() -> Service:
+    """A service that has just begun."""
+    return Service()
 
 
 @pytest.fixture
-def told() -> Counter[tuple[str, str]]:
-    """What the metric was told."""
-    return Counter()
-
-
-@pytest.fixture
-def make_users(clock: Clock, told: Counter[tuple[str, str]]) -> MakeUsers:
-    """Build users on a client, as another process would."""
-
-    def make(
-        redis: Redis,
-        *,
-        lease: float = LEASE,
-        refresh_at: float = 0.8,
-        wait_at: float = 1.0,
-    ) -> Users:
-        return StaleRefresh[User | None](
-            name="users",
-            kind=User | None,
-            entries=GuardedEntries(client=lambda: redis, ttl=TTL),
-            lease=lease,
-            refresh_at=refresh_at,
-            wait_at=wait_at,
-            on_failure=lambda name, step: told.update([(name, step)]),
-            clock=clock,
-        )
-
-    return make
-
-
-@pytest.fixture
-def users(redis: Redis, make_users: MakeUsers) -> Users:
+def users(redis: Redis, service: Service) -> Users:
     """Users in this test's Redis."""
-    return make_users(redis)
+    return service.users(redis)
 
 
 @pytest.fixture
@@ -127,23 +47,23 @@ def key(redis_server: RedisServer) -> str:
 
 
 @pytest.fixture
-async def due(users: Users, key: str, clock: Clock) -> str:
+async def due(users: Users, key: str, service: Service) -> str:
     """The key of a user who is kept, and whose refresh is due."""
-    await users.get(key, Load([ADA]))
-    clock.now += TTL * 0.8
+    await users.get(key, Load.of(ADA))
+    service.now += DUE
     return key
 
 
 @pytest.mark.parametrize("share", [0.8, 0.5])
 async def test_a_value_is_refreshed_once_its_share_of_the_ttl_has_passed(
-    make_users: MakeUsers, redis: Redis, key: str, clock: Clock, share: float
+    service: Service, redis: Redis, key: str, share: float
 ) -> None:
-    users = make_users(redis, refresh_at=share)
-    load = Load([ADA, ADA_MARRIED])
-    began = clock.now
+    users = service.users(redis, refresh_at=share)
+    load = Load.of(ADA, ADA_MARRIED)
+    began = service.now
 
     for elapsed, runs in ((0.0, 1), (TTL * share - 0.001, 1), (TTL * share, 2)):
-        clock.now = began + elapsed
+        service.now = began + elapsed
         async with users:
             assert await users.get(key, load) == ADA
         assert load.runs == runs
@@ -161,8 +81,8 @@ def test_the_share_is_exact_to_the_millisecond(
     percent: int, ttl: int, share_of_ttl: float, now: int
 ) -> None:
     elapsed_ms = round(share_of_ttl * ttl * 1000)
-    clock = Clock(now)
-    load = Load([ADA])
+    service = Service(now)
+    load = Load.of(ADA)
 
     async def read_twice() -> None:
         redis = FakeAsyncRedis()
@@ -172,11 +92,11 @@ def test_the_share_is_exact_to_the_millisecond(
             entries=GuardedEntries(client=lambda: redis, ttl=ttl),
             lease=LEASE,
             refresh_at=percent / 100,
-            clock=clock,
+            clock=lambda: service.now,
         )
         async with redis, users:
             await users.get("user:7", load)
-            clock.now = now + elapsed_ms / 1000
+            service.now = now + elapsed_ms / 1000
             await users.get("user:7", load)
 
     asyncio.run(read_twice())
@@ -187,8 +107,7 @@ def test_the_share_is_exact_to_the_millisecond(
 async def test_the_reader_who_finds_it_due_does_not_wait(
     users: Users, due: str
 ) -> None:
-    load = Load([ADA_MARRIED], gate=asyncio.Event())
-    assert load.gate is not None
+    load = Load.held(ADA_MARRIED)
 
     async with users:
         assert await users.get(due, load) == ADA
@@ -201,19 +120,19 @@ async def test_the_reader_who_finds_it_due_does_not_wait(
 
 
 async def test_a_new_value_lives_and_is_refreshed_as_the_first_one_was(
-    users: Users, redis: Redis, due: str, clock: Clock
+    users: Users, redis: Redis, due: str, service: Service
 ) -> None:
     await redis.pexpire(due, 30_000)
-    load = Load([ADA_MARRIED])
+    load = Load.of(ADA_MARRIED)
 
     async with users:
         await users.get(due, load)
     assert await redis.pttl(due) > TTL * 0.9 * 1000 - 30_000
-    clock.now += TTL * 0.8 - 0.001
+    service.now += DUE - 0.001
     async with users:
         await users.get(due, load)
     assert load.runs == 1
-    clock.now += 0.001
+    service.now += 0.001
     async with users:
         await users.get(due, load)
     assert load.runs == 2
@@ -222,8 +141,7 @@ async def test_a_new_value_lives_and_is_refreshed_as_the_first_one_was(
 async def test_200_readers_cost_a_round_trip_each_and_one_execution(
     users: Users, due: str, proof: Proof
 ) -> None:
-    load = Load([ADA_MARRIED], gate=asyncio.Event())
-    assert load.gate is not None
+    load = Load.held(ADA_MARRIED)
 
     async with users:
         with count_round_trips() as first:
@@ -249,7 +167,7 @@ async def test_200_readers_cost_a_round_trip_each_and_one_execution(
 async def test_200_readers_at_the_same_moment_cause_one_execution(
     users: Users, due: str
 ) -> None:
-    load = Load([ADA_MARRIED])
+    load = Load.of(ADA_MARRIED)
 
     async with users:
         found = await asyncio.gather(*(users.get(due, load) for _ in range(200)))
@@ -260,11 +178,10 @@ async def test_200_readers_at_the_same_moment_cause_one_execution(
 
 
 async def test_of_20_processes_one_executes(
-    make_users: MakeUsers, redis_server: RedisServer, users: Users, due: str
+    service: Service, redis_server: RedisServer, users: Users, due: str
 ) -> None:
-    load = Load([ADA_MARRIED], gate=asyncio.Event())
-    assert load.gate is not None
-    processes = [make_users(redis_server.client()) for _ in range(20)]
+    load = Load.held(ADA_MARRIED)
+    processes = [service.users(redis_server.client()) for _ in range(20)]
 
     found = await asyncio.gather(*(each.get(due, load) for each in processes))
     await load.begun.wait()
@@ -280,12 +197,12 @@ async def test_of_20_processes_one_executes(
 
 
 async def test_two_keys_are_refreshed_at_the_same_time(
-    users: Users, redis_server: RedisServer, clock: Clock
+    users: Users, redis_server: RedisServer, service: Service
 ) -> None:
     keys = [f"{redis_server.namespace}:user:{number}" for number in (7, 8)]
     for key in keys:
-        await users.get(key, Load([ADA]))
-    clock.now += TTL * 0.8
+        await users.get(key, Load.of(ADA))
+    service.now += DUE
     both = asyncio.Barrier(2)
 
     async def load() -> User | None:
@@ -301,24 +218,24 @@ async def test_two_keys_are_refreshed_at_the_same_time(
 
 
 async def test_the_refresh_sees_the_tenant_of_its_reader_and_changes_nothing_there(
-    users: Users, redis_server: RedisServer, clock: Clock
+    users: Users, redis_server: RedisServer, service: Service
 ) -> None:
     tenant: ContextVar[str] = ContextVar("tenant")
 
     async def load() -> User | None:
         name = tenant.get()
         tenant.set("nobody")
-        return User(name=f"{name} at {clock.now}")
+        return User(name=f"{name} at {service.now}")
 
     async def read(name: str) -> User | None:
         tenant.set(name)
         user = await users.get(f"{redis_server.namespace}:{name}:user:7", load)
-        if clock.now > Clock.now:
+        if service.now > 1000.0:
             assert tenant.get() == name
         return user
 
-    for elapsed, seen in ((0.0, 1000.0), (TTL * 0.8, 1000.0), (TTL * 0.8, 1240.0)):
-        clock.now = 1000.0 + elapsed
+    for elapsed, seen in ((0.0, 1000.0), (DUE, 1000.0), (DUE, 1240.0)):
+        service.now = 1000.0 + elapsed
         async with users:
             for name in ("acme", "globex"):
                 user = await asyncio.create_task(read(name))
@@ -328,8 +245,7 @@ async def test_the_refresh_sees_the_tenant_of_its_reader_and_changes_nothing_the
 async def test_cancelling_the_reader_does_not_cancel_the_refresh(
     users: Users, due: str
 ) -> None:
-    load = Load([ADA_MARRIED], gate=asyncio.Event())
-    assert load.gate is not None
+    load = Load.held(ADA_MARRIED)
 
     async def request() -> None:
         await users.get(due, load)
@@ -348,12 +264,12 @@ async def test_cancelling_the_reader_does_not_cancel_the_refresh(
 
 
 async def test_none_is_a_value_and_may_be_the_new_one(
-    users: Users, due: str, clock: Clock
+    users: Users, due: str, service: Service
 ) -> None:
-    load = Load([None])
+    load = Load.of(None)
     async with users:
         await users.get(due, load)
-    clock.now += 1
+    service.now += 1
 
     assert await users.get(due, load) is None
     assert load.runs == 1
@@ -361,16 +277,16 @@ async def test_none_is_a_value_and_may_be_the_new_one(
 
 @pytest.mark.parametrize("share", [0, -0.1, 0.9, 1, float("nan")])
 def test_a_share_that_not_every_entry_reaches_is_refused(
-    make_users: MakeUsers, share: float
+    service: Service, share: float
 ) -> None:
     with pytest.raises(ValueError, match="refresh_at"):
-        make_users(Redis(), refresh_at=share)
+        service.users(Redis(), refresh_at=share)
 
 
 @pytest.mark.parametrize("lease", [0, -1, float("inf"), float("nan")])
-def test_a_lease_that_is_none_is_refused(make_users: MakeUsers, lease: float) -> None:
+def test_a_lease_that_is_none_is_refused(service: Service, lease: float) -> None:
     with pytest.raises(ValueError, match="lease"):
-        make_users(Redis(), lease=lease)
+        service.users(Redis(), lease=lease)
 
 
 async def test_naive_readers_refresh_once_each(
@@ -427,7 +343,7 @@ async def test_a_naive_refresh_restores_what_was_invalidated(
 
 
 def test_a_naive_refresh_is_lost_at_shutdown(proof: Proof) -> None:
-    load = Load([ADA], gate=asyncio.Event())
+    load = Load.held(ADA)
 
     async def serve() -> None:
         async with FakeAsyncRedis() as redis:
