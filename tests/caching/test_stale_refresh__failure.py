@@ -10,9 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from catalogue.plugin import Proof
-from snippets.caching.redis_client import create_redis
 from tests.support.counters import count_round_trips
-from tests.support.redis_faults import faulty_server
 from tests.support.redis_servers import (
     FakeRedisServer,
     PrivateRedisServer,
@@ -372,19 +370,6 @@ async def test_while_redis_is_down_the_value_is_loaded(
         await users.get("user:7", load)
     found = await users.get("user:7", Load.of(DOWN))
     assert found == ADA_MARRIED
-
-
-async def test_a_redis_that_never_answers_delays_a_reader_by_one_time_limit(
-    service: Service,
-) -> None:
-    async with faulty_server() as silent:
-        async with create_redis(silent.url, timeout=0.1) as redis:
-            users = service.users(redis)
-            async with asyncio.timeout(60), users:
-                assert await users.get("user:7", Load.of(ADA)) == ADA
-
-        assert silent.connections == 1
-    assert service.told == {("users", "read"): 1}
 
 
 @settings(deadline=None)
