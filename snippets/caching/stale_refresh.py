@@ -55,7 +55,7 @@ class StaleRefresh(Generic[T]):
     of `entries`. From `wait_at` on, a reader waits for a refresh that is due or running
     in its process, and is given the old value only if that brings no other. Use it with
     `async with`, inside that of the Redis client: at the end no refresh begins any
-    more, and those that run are waited for, a lease at most.
+    more, and those that run are waited for, or cancelled when their lease is over.
 
     `on_failure` is given the name and the step that failed: refresh, or as in
     `ReadThrough`. `clock` returns the seconds of a clock that all processes share.

@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 from redis.asyncio import Redis
 
+from snippets.caching.codec import Codec
 from snippets.caching.guarded_entry import GuardedEntries
 from snippets.caching.redis_client import create_redis
 from snippets.caching.stale_refresh import StaleRefresh
@@ -77,6 +78,17 @@ async def test_the_old_and_the_new_value_keep_their_types(
             found = await values.get(key, load)
         assert found == expected
         assert type(found) is type(expected)
+
+
+async def test_a_value_takes_49_bytes_more_than_its_code(
+    redis: Redis, redis_server: RedisServer
+) -> None:
+    key = f"{redis_server.namespace}:user:7"
+    entry_and_mark = len(Codec(User).encode(ADA)) + len("=")
+
+    await Service().users(redis).get(key, Load.of(ADA))
+
+    assert await redis.strlen(key) == entry_and_mark + 49
 
 
 async def test_whoever_invalidates_the_guarded_entry_stops_the_refresh(
