@@ -41,7 +41,10 @@ class Story:
         assert int(found.name) >= asked
 
     async def tell(self, what: str, *, other: bool) -> None:
-        """Let one thing happen, in the other process or to the last load that began."""
+        """Let one thing happen; `other` says in which process, to which load, how long.
+
+        Nothing is waited for but an invalidation.
+        """
         users = self.processes[other]
         if what == "read":
             self.readers.append(asyncio.create_task(self.read(users)))
@@ -62,6 +65,7 @@ class Story:
         await asyncio.gather(*self.readers)
 
 
+A_REFRESH_RUNS = [("read", False), ("load", False), ("wait", False), ("read", False)]
 STEPS = st.tuples(st.sampled_from(["read", "change", "wait", "load"]), st.booleans())
 
 
@@ -73,10 +77,12 @@ def test_nobody_is_given_what_was_invalidated_before_it_asked(
     async def tell() -> None:
         async with asyncio.timeout(60), fake_redis() as server:
             story = Story(server)
-            for what, other in steps:
+            for what, other in A_REFRESH_RUNS + steps:
                 await story.tell(what, other=other)
                 for _ in range(20):
                     await asyncio.sleep(0)  # all go as far as they can
+            await story.end()
+            await story.tell("read", other=True)  # what has been stored in the end
             await story.end()
 
     asyncio.run(tell())
