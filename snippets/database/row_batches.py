@@ -2,9 +2,10 @@
 
 A batch stays below the database's limit of parameters, and one batch is held in memory
 however many rows follow. The work is done in a savepoint of the caller's transaction:
-an error, be it of the rows' iterator, and a cancellation leave no row of the call, and
-what came before it. A row that violates a constraint is found by halving its batch; the
-error tells its place and no value. A deferred constraint raises at the commit.
+an error, be it of the rows' iterator, leaves no row of the call, and what came before.
+A cancellation undoes the whole transaction. A row that violates a constraint is found
+by halving its batch; the error tells its place and no value. A deferred constraint
+raises at the commit.
 
 Source: https://www.postgresql.org/docs/15/sql-savepoint.html and
 https://docs.sqlalchemy.org/en/21/core/connections.html#engine-insertmanyvalues
