@@ -1,13 +1,11 @@
 """Insert or upsert many rows in few statements, all of them or none.
 
-Defaults of columns apply, so that an audit mixin and a tenant column fill themselves;
-what the rows leave out the database chooses. Batches, errors and cancellation are as
-`row_batches` has them. Validators and mapper events do not run, and instances that the
-session holds stay as they are.
+Defaults of columns apply, so that an audit mixin and a tenant column fill themselves.
+Batches, errors and cancellation are as in `row_batches`. Validators and mapper events
+do not run, and instances that the session holds stay as they are.
 
-An insert reads its rows batch by batch. An upsert holds all of them, to sort them by
-key: two upserts of the same keys in different orders would deadlock, as two calls in
-one transaction still can.
+An insert reads its rows batch by batch. An upsert sorts all by key: two of the same
+keys in different orders would deadlock, as two calls in one transaction still can.
 
 Source: https://www.postgresql.org/docs/15/sql-insert.html#SQL-ON-CONFLICT and
 https://www.sqlite.org/lang_upsert.html
@@ -118,16 +116,18 @@ def _placed(
     """Yield each row by its columns' keys, with its place."""
     keys: dict[str, str] = {}
     needed: list[str] = []
+    same = True
     for place, row in enumerate(rows):
         if not place:
             columns = dict(zip(row, _columns(model, row), strict=True))
             keys = {name: column.key for name, column in columns.items()}
             needed = [n for n in row if n in on or columns[n].primary_key]
+            same = [*keys] == [*keys.values()]
         if row.keys() != keys.keys():
             raise ValueError(f"row {place} does not have the fields of row 0")
-        if None in [row[name] for name in needed]:
+        if needed and None in [row[name] for name in needed]:
             raise ValueError(f"row {place} has None in a key")
-        yield place, {key: row[name] for name, key in keys.items()}
+        yield place, dict(row) if same else {keys[name]: row[name] for name in keys}
 
 
 def _predicate(model: type[object], on: Sequence[str], dialect: str) -> Where:
