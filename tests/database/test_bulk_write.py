@@ -94,6 +94,26 @@ class Call(Base):
     number: Mapped[str] = mapped_column(unique=True)
 
 
+class Folded(sa.types.TypeDecorator[str]):
+    """Text of which the database is given the lower case."""
+
+    impl = sa.String
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
+        """Fold."""
+        del dialect
+        return value and value.lower()
+
+
+class Login(Base):
+    """A row whose key comes back in another form."""
+
+    __tablename__ = "logins"
+
+    name: Mapped[str] = mapped_column(Folded, primary_key=True)
+
+
 class Membership(Base):
     """A row that is nothing but its key."""
 
@@ -287,8 +307,12 @@ async def test_an_insert_returns_by_keys_of_its_own_in_one_statement_per_batch(
             session, Call, rows, returning=["id", "number"], batch_size=300
         )
 
+    with count_sql(engine) as one:
+        more = ({"number": f"more {number}"} for number in range(1500))
+        await bulk_insert(session, Call, more, returning=["id"], batch_size=1500)
+
     assert [{"number": number} for _, number in ids] == rows
-    assert statements.total == 3
+    assert (statements.total, one.total) == (3, 1)
     proof.cost(
         "bulk_insert returning 700 rows with UUIDs of Python, in batches of 300",
         statements=statements.total,
@@ -350,6 +374,27 @@ async def test_rows_that_are_nothing_but_their_key_are_returned_when_they_are_th
             session, Membership, rows, on=["user_id", "group"], returning=["user_id"]
         )
         assert result == [(2,), (1,)]
+
+
+async def test_a_key_that_comes_back_in_another_form_is_refused(
+    session: AsyncSession,
+) -> None:
+    with pytest.raises(ValueError, match="came back in another form"):
+        await upsert(session, Login, [{"name": "Ada"}], on=["name"], returning=["name"])
+    assert await session.scalar(sa.select(sa.func.count(Login.name))) == 0
+
+    await upsert(session, Login, [{"name": "Ada"}], on=["name"])
+    assert await session.scalar(sa.select(Login.name)) == "ada"
+
+
+async def test_keys_that_cannot_be_put_in_an_order_are_refused(
+    session: AsyncSession, engine: AsyncEngine
+) -> None:
+    rows = [{**row, "tenant_id": n} for n, row in zip([7, "x"], users(2), strict=True)]
+    with count_sql(engine) as statements, pytest.raises(TypeError):
+        await upsert(session, User, rows, on=ON)
+
+    assert statements.total == 0
 
 
 async def test_a_tenant_column_fills_itself_and_keeps_two_tenants_apart(
