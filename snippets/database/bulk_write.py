@@ -23,7 +23,6 @@ from snippets.database.filters import FieldError, field
 from snippets.database.row_batches import Placed, all_or_nothing, send_in_batches
 
 Rows: TypeAlias = Iterable[Mapping[str, object]]
-Returned: TypeAlias = list[tuple[Any, ...]]
 Where: TypeAlias = sa.ColumnElement[bool] | None
 
 
@@ -34,7 +33,7 @@ async def bulk_insert(
     *,
     returning: Sequence[str] = (),
     batch_size: int = 1000,
-) -> Returned:
+) -> list[tuple[Any, ...]]:
     """Insert rows; return the fields `returning` of each, in the input's order.
 
     All rows have the same fields, and none has None for a primary key. Raises
@@ -55,7 +54,7 @@ async def upsert(
     *,
     on: Sequence[str],
     returning: Sequence[str] = (),
-) -> Returned:
+) -> list[tuple[Any, ...]]:
     """Insert rows, or update where `on` is taken all fields but these and the key.
 
     Of rows alike in `on`, as Python compares them, the last counts for all. A unique
@@ -68,9 +67,9 @@ async def upsert(
     if not placed:
         return []
     given = placed[0][1].keys()
-    for column in target:
-        if column.key not in given and column.default is None:
-            raise FieldError(model, column.key, "is in no row and has no default")
+    for name, column in zip(on, target, strict=True):
+        if column.key not in given and not (name == "tenant_id" and column.default):
+            raise FieldError(model, name, "is in the target and in no row")
     known = [column for column in target if column.key in given]
     keys = [tuple(values[column.key] for column in known) for _, values in placed]
     latest = dict(zip(keys, placed, strict=True))
@@ -80,21 +79,22 @@ async def upsert(
     fixed = {column.key for column in (*target, *table.primary_key)}
     # Something has to be updated, for else the row that is there would not return.
     sets = [key for key in given if key not in fixed] or [target[0].key]
+    new = {name: insert.excluded[name] for name in sets}
     write: sa.Insert = insert.on_conflict_do_update(
-        index_elements=target,
-        index_where=where,
-        set_={name: insert.excluded[name] for name in sets},
+        index_elements=target, index_where=where, set_=new
     )
-    if returning:
-        write = write.returning(*known, *_columns(model, returning))
     ordered = (latest[key] for key in sorted(latest))
+    if not returning:
+        await send_in_batches(session, model, write, ordered)
+        return []
+    write = write.returning(*known, *_columns(model, returning))
     async with all_or_nothing(session, model):
         stored = await send_in_batches(session, model, write, ordered)
         # They come in no certain order; the key tells which is whose.
         found = {row[: len(known)]: row[len(known) :] for row in map(tuple, stored)}
-        if returning and found.keys() != latest.keys():
+        if found.keys() != latest.keys():
             raise ValueError("a key came back in another form, so its row is unknown")
-    return [found[key] for key in keys] if returning else []
+    return [found[key] for key in keys]
 
 
 def _table(model: type[object]) -> sa.Table:

@@ -164,7 +164,7 @@ async def main() -> None:
             "SQLite": sqlite3.sqlite_version,
             "PostgreSQL": await postgresql_version(),
         }
-        await compare("database/bulk_write", cases, rounds=3, servers=servers)
+        await compare("database/bulk_write", cases, rounds=7, servers=servers)
 
 
 async def _fill(engine: AsyncEngine) -> None:
@@ -213,7 +213,12 @@ def _cases(backend: str, session: AsyncSession) -> list[Case]:
         case("insert", "hand-written ORM, add_all", ways.orm_insert, role="floor"),
         case("insert", "hand-written Core", ways.core_insert),
         case("insert", "bulk_insert", ways.our_insert, role="ours"),
-        case("insert", "bulk_insert returning keys", ways.our_insert_returning),
+        case(
+            "insert",
+            "bulk_insert returning keys",
+            ways.our_insert_returning,
+            role="ours",
+        ),
         case("insert", "advanced-alchemy", ways.alchemy_insert),
         case("insert", "fastcrud", ways.crud_insert),
         case("upsert", "hand-written ORM", ways.orm_upsert, role="floor"),

@@ -447,8 +447,13 @@ async def test_a_conflict_target_that_is_not_unique_is_refused(
 async def test_a_conflict_target_that_no_row_can_meet_is_refused(
     session: AsyncSession,
 ) -> None:
-    with pytest.raises(FieldError, match=r"User\.desk is in no row"):
+    with pytest.raises(FieldError, match=r"User\.desk is in the target and in no row"):
         await upsert(session, User, users(1), on=["tenant_id", "desk"])
+    tenantless = [{"email": "ada@example.com"}]
+    with pytest.raises(FieldError, match=r"User\.tenant_id is in the target"):
+        await upsert(session, User, tenantless, on=ON)
+    with pytest.raises(FieldError, match=r"Call\.id is in the target and in no row"):
+        await upsert(session, Call, [{"number": "1"}, {"number": "2"}], on=["id"])
 
 
 @pytest.mark.parametrize(
