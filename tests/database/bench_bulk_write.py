@@ -164,7 +164,7 @@ async def main() -> None:
             "SQLite": sqlite3.sqlite_version,
             "PostgreSQL": await postgresql_version(),
         }
-        await compare("database/bulk_write", cases, rounds=7, servers=servers)
+        await compare("database/bulk_write", cases, rounds=5, servers=servers)
 
 
 async def _fill(engine: AsyncEngine) -> None:
