@@ -1,11 +1,11 @@
 """Send an INSERT for many rows in bounded batches, all of them or none.
 
-A batch stays below the database's limit of parameters, and one batch is held in memory
-however many rows follow. The work is done in a savepoint of the caller's transaction:
-an error, be it of the rows' iterator, leaves no row of the call, and what came before.
-A cancellation undoes the whole transaction. A row that violates a constraint is found
-by halving its batch; the error tells its place and no value. A deferred constraint
-raises at the commit.
+No statement has more parameters than the database takes, and one batch is held in
+memory however many rows follow. The work is done in a savepoint of the caller's
+transaction: an error, be it of the rows' iterator, leaves no row of the call, and what
+came before. A cancellation undoes the whole transaction. A row that violates a
+constraint is found by halving its batch; the error tells its place and no value. A
+deferred constraint raises at the commit.
 
 Source: https://www.postgresql.org/docs/15/sql-savepoint.html and
 https://docs.sqlalchemy.org/en/21/core/connections.html#engine-insertmanyvalues
@@ -67,8 +67,8 @@ async def send_in_batches(
     """
     if size < 1:
         raise ValueError("a batch has 1 row or more")
-    limit = session.get_bind(model).dialect.insertmanyvalues_max_parameters
-    size = max(1, min(size, limit // len(insert.table.c)))
+    # Where it returns, SQLAlchemy makes one statement of so many rows, or of fewer if
+    # they have more parameters than the database takes.
     insert = insert.execution_options(insertmanyvalues_page_size=size)
     remaining = iter(rows)
     batch = [*islice(remaining, size + 1)]

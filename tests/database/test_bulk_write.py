@@ -149,6 +149,21 @@ class Voicemail(Base):
         return {"polymorphic_on": "kind"}
 
 
+class OnPostgreSQL(DeclarativeBase):
+    """A table that SQLite does not understand."""
+
+
+class Recording(OnPostgreSQL):
+    """A row whose key the database makes without counting."""
+
+    __tablename__ = "recordings"
+
+    id: Mapped[uuid.UUID] = mapped_column(
+        primary_key=True, server_default=sa.func.gen_random_uuid()
+    )
+    number: Mapped[str]
+
+
 @pytest.fixture
 async def engine_and_sessions(
     database_url: str,
@@ -315,6 +330,26 @@ async def test_an_insert_returns_by_keys_of_its_own_in_one_statement_per_batch(
     assert (statements.total, one.total) == (3, 1)
     proof.cost(
         "bulk_insert returning 700 rows with UUIDs of Python, in batches of 300",
+        statements=statements.total,
+    )
+
+
+@pytest.mark.backends("postgresql")
+async def test_an_insert_returns_by_keys_that_nobody_can_order_row_by_row(
+    session: AsyncSession, engine: AsyncEngine, proof: Proof
+) -> None:
+    connection = await session.connection()
+    await connection.run_sync(OnPostgreSQL.metadata.create_all)
+    rows = [{"number": f"{-number}"} for number in range(20)]
+    with count_sql(engine) as statements:
+        stored = await bulk_insert(session, Recording, rows, returning=["number"])
+    with count_sql(engine) as silent:
+        await bulk_insert(session, Recording, rows)
+
+    assert [{"number": number} for (number,) in stored] == rows
+    assert (statements.total, silent.total) == (20, 1)
+    proof.cost(
+        "bulk_insert returning 20 rows with UUIDs of the database",
         statements=statements.total,
     )
 
