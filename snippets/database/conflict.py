@@ -67,13 +67,13 @@ def _write(
             connection.exec_driver_sql("ROLLBACK TO SAVEPOINT before_write")
             connection.exec_driver_sql("RELEASE SAVEPOINT before_write")
         # The driver's message quotes the row: as the cause it would reach the log.
-        raise ConflictError(model, _constraint(model, error)) from None
+        raise ConflictError(model, violated(model, error)) from None
     if fragile:
         connection.exec_driver_sql("RELEASE SAVEPOINT before_write")
     return rows
 
 
-def _constraint(model: type[object], error: IntegrityError) -> str | None:
+def violated(model: type[object], error: IntegrityError) -> str | None:
     """Return the name that PostgreSQL's driver tells, or that SQLite's message implies.
 
     SQLite names a check, and an index on expressions; of any other unique constraint it
