@@ -1,9 +1,9 @@
 """Invalidate what is cached once the transaction that changed it has committed.
 
 The tags that a transaction named are invalidated in one call, each once, after its
-commit and before the commit returns; its connection is back in the pool by then. A
-rollback invalidates nothing, and a savepoint's takes back what was named since it
-began. A commit that raised or was cancelled may have taken place: it invalidates.
+commit and before the commit returns, which holds no connection meanwhile. A rollback
+invalidates nothing, and a savepoint's takes back what was named since it began. A
+commit that raised or was cancelled may have taken place: it invalidates.
 
 No commit fails because an invalidation does: it is told, and tried again while the
 caller goes on. A cancelled caller does not stop it. Until it succeeds readers may be
