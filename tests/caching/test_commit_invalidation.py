@@ -457,7 +457,6 @@ async def test_a_caller_that_is_cancelled_does_not_stop_the_invalidation(
 
     task = asyncio.create_task(work())
     await asked.wait()
-    assert checked_out(engine) == 0
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -91,8 +91,10 @@ async def test_a_request_that_fails_leaves_the_cache_alone(
 async def test_without_redis_a_client_writes_and_reads_all_the_same(
     database: str, user_id: int
 ) -> None:
-    path = f"/users/{user_id}/name"
-    async with client_of(database, f"redis://127.0.0.1:{free_port()}/0") as http:
-        assert (await http.put(path, params={"name": "Augusta"})).is_success
+    path, port = f"/users/{user_id}/name", free_port()
+    with ExitStack() as later:
+        async with client_of(database, f"redis://127.0.0.1:{port}/0") as http:
+            assert (await http.put(path, params={"name": "Augusta"})).is_success
 
-        assert (await http.get(path)).json() == "Augusta"
+            assert (await http.get(path)).json() == "Augusta"
+            later.enter_context(tcp_server(port))  # for the tries that shutdown awaits

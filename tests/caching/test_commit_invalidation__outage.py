@@ -32,7 +32,6 @@ from tests.support.redis_servers import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from catalogue.plugin import Proof
     from tests.support.commit_invalidation import Sessions
 
 PATIENCE = 60
@@ -103,7 +102,6 @@ async def test_while_redis_is_down_a_write_succeeds_and_its_invalidation_follows
     sessions: Sessions,
     breakable: FakeRedisServer | PrivateRedisServer,
     told: Told,
-    proof: Proof,
 ) -> None:
     names = Names(breakable.client(), breakable.namespace, sessions)
     invalidation = CommitInvalidation(

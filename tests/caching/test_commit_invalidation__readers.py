@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import select
 
-from snippets.caching import commit_invalidation_naive as naive
+from snippets.caching.cached import Cache, cached
 from snippets.caching.commit_invalidation import (
     CommitInvalidation,
     invalidate_on_commit,
 )
+from snippets.caching.commit_invalidation_naive import CachedNames
+from snippets.caching.guarded_entry import GuardedEntries
 from snippets.database.async_session import create_engine_and_sessions, session_scope
 from tests.support.commit_invalidation import (
     TAG,
@@ -124,6 +126,41 @@ async def test_a_reader_between_write_and_commit_caches_the_old_value_until_the_
 
     assert await readers[0] == "Ada"  # it asked before the commit
     assert await names.get() == "Ada Lovelace"
+
+
+async def test_a_cached_function_is_invalidated_by_a_commit(
+    engine_and_sessions: tuple[AsyncEngine, Sessions], names: Names
+) -> None:
+    sessions = engine_and_sessions[1]
+
+    @cached(Cache(lambda: names.redis, names.namespace), ttl=TTL)
+    async def name_of(user_id: int) -> str:
+        async with session_scope(sessions) as session:
+            return (await session.get_one(User, user_id)).name
+
+    async def invalidate(*tags: str) -> None:
+        for tag in tags:
+            await name_of.invalidate(int(tag.removeprefix("user:")))
+
+    CommitInvalidation(invalidate=invalidate).install(sessions)
+    assert await name_of(7) == "Ada"
+    async with session_scope(sessions) as session:
+        await rename(session)
+        invalidate_on_commit(session, TAG)
+
+    assert await name_of(7) == "Ada Lovelace"
+
+
+async def test_a_reader_that_began_before_the_commit_loses_its_right_to_write(
+    sessions: Sessions, names: Names
+) -> None:
+    entries = GuardedEntries(client=lambda: names.redis, ttl=TTL)
+    slow = await entries.read(names.key(TAG))
+    async with session_scope(sessions) as session:
+        await rename(session)
+        invalidate_on_commit(session, TAG)
+
+    assert not await entries.write(slow, b"Ada")
 
 
 async def test_a_rollback_leaves_the_cache_as_it_was(
@@ -256,24 +293,25 @@ async def test_a_transaction_that_changed_nothing_costs_no_round_trip(
 async def test_the_naive_cache_is_given_back_the_old_row_before_the_commit(
     names: Names, engine_and_sessions: tuple[AsyncEngine, Sessions], proof: Proof
 ) -> None:
-    redis, sessions, key = names.redis, engine_and_sessions[1], names.key("name")
-    await naive.name_of(7, redis, sessions, key)
+    sessions, key = engine_and_sessions[1], names.key("name")
+    naive = CachedNames(names.redis, sessions)
+    await naive.get(key, 7)
     deleted, has_read = asyncio.Event(), asyncio.Event()
 
     async def write() -> None:
         async with session_scope(sessions) as session:
-            await naive.rename(7, "Ada Lovelace", redis, session, key)
+            await naive.change(key, 7, "Ada Lovelace", session)
             deleted.set()
             await has_read.wait()
 
     writer = asyncio.create_task(write())
     await deleted.wait()
-    await naive.name_of(7, redis, sessions, key)
+    await naive.get(key, 7)
     has_read.set()
     await writer
 
     assert await names.load() == "Ada Lovelace"
-    assert await naive.name_of(7, redis, sessions, key) == "Ada"
+    assert await naive.get(key, 7) == "Ada"
     proof.breaks(
         "A user is read between the delete and the commit",
         "the old row is cached again, and served until its time is over",
@@ -283,15 +321,16 @@ async def test_the_naive_cache_is_given_back_the_old_row_before_the_commit(
 async def test_a_naive_rollback_leaves_the_cache_emptied(
     names: Names, engine_and_sessions: tuple[AsyncEngine, Sessions], proof: Proof
 ) -> None:
-    redis, sessions, key = names.redis, engine_and_sessions[1], names.key("name")
-    await naive.name_of(7, redis, sessions, key)
+    sessions, key = engine_and_sessions[1], names.key("name")
+    naive = CachedNames(names.redis, sessions)
+    await naive.get(key, 7)
 
     async with session_scope(sessions) as session:
-        await naive.rename(7, "Ada Lovelace", redis, session, key)
+        await naive.change(key, 7, "Ada Lovelace", session)
         await session.rollback()
 
     assert await names.load() == "Ada"
-    assert await redis.get(key) is None
+    assert await names.redis.get(key) is None
     proof.breaks(
         "The transaction is rolled back",
         "the cached value, which was right, is gone",

@@ -62,10 +62,8 @@ class Names:
 
     def __post_init__(self) -> None:
         """Keep them for some minutes."""
-        self.entries = GuardedEntries(client=lambda: self.redis, ttl=TTL)
-        self.cache = ReadThrough(
-            name="names", codec=Codec[str](str), entries=self.entries
-        )
+        entries = GuardedEntries(client=lambda: self.redis, ttl=TTL)
+        self.cache = ReadThrough(name="names", codec=Codec[str](str), entries=entries)
 
     def key(self, tag: str) -> str:
         """Return the Redis key of a tag."""
@@ -83,7 +81,7 @@ class Names:
     async def invalidate(self, *tags: str) -> None:
         """Mark the entries of all tags in one round trip."""
         async with self.redis.pipeline(transaction=False) as pipeline:
-            entries = replace(self.entries, client=lambda: pipeline)
+            entries = replace(self.cache.entries, client=lambda: pipeline)
             for tag in tags:
                 await entries.invalidate(self.key(tag))
             await pipeline.execute()
