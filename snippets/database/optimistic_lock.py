@@ -24,11 +24,11 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm.exc import StaleDataError
 from sqlalchemy.sql import visitors
 
-STEP_BITS = 31
+STEP_BITS = 24
 
 
 def _step() -> int:
-    """Return how far a version advances; a row outlives 2**32 such steps.
+    """Return how far a version advances; it has room for 2**39 such steps.
 
     Random steps tell apart what is one change away from the same version: a row deleted
     and made anew under its key; what a session holds and what another one has changed.

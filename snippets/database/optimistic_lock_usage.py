@@ -23,7 +23,7 @@ class Extension(VersionMixin, Base):
 
     __tablename__ = "extensions"
 
-    id: Mapped[int] = mapped_column(primary_key=True)
+    number: Mapped[str] = mapped_column(primary_key=True)
     forwards_to: Mapped[str]
 
 
@@ -34,12 +34,12 @@ async def main() -> None:
     async with engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
     async with session_scope(sessions) as session:
-        session.add(Extension(id=17, forwards_to="reception"))
+        session.add(Extension(number="1017", forwards_to="reception"))
 
     async with session_scope(sessions) as session:
-        adas = await session.get_one(Extension, 17)
+        adas = await session.get_one(Extension, "1017")
     async with session_scope(sessions) as session:
-        graces = await session.get_one(Extension, 17)
+        graces = await session.get_one(Extension, "1017")
 
     adas.forwards_to = "voicemail"
     async with session_scope(sessions) as session:
@@ -57,7 +57,7 @@ async def main() -> None:
         # > Grace is told that somebody was faster
 
     # One statement can check the version that a form was made of, and reads nothing.
-    update = sa.update(Extension).where(Extension.id == 17)
+    update = sa.update(Extension).where(Extension.number == "1017")
     try:
         async with session_scope(sessions) as session:
             await session.execute(update.values(version=seen, forwards_to="mobile"))

@@ -1,4 +1,4 @@
-"""Wire the optimistic lock into FastAPI: who comes second is told, and undoes nothing."""
+"""Wire the optimistic lock into FastAPI: who comes second is told so."""
 
 from typing import Annotated
 
@@ -34,8 +34,7 @@ class Form(BaseModel):
 
     model_config = ConfigDict(from_attributes=True, extra="forbid")
 
-    # A script in a browser keeps whole numbers up to 2**53.
-    version: Annotated[int, Field(ge=1, lt=2**53)]
+    version: Annotated[int, Field(ge=1, le=2**63 - 1)]
     forwards_to: Target
 
 
@@ -52,7 +51,12 @@ def add_extensions(app: FastAPI) -> None:
     @app.put("/extensions/{key}")
     async def save(key: Key, form: Form, session: SessionDep) -> Form:
         extensions = BaseRepository(Extension, session)
-        extension = await extensions.update(key, **form.model_dump())
+        try:
+            extension = await extensions.update(key, **form.model_dump())
+        except StaleDataError:
+            if await extensions.exists({"id": key}):
+                raise
+            raise HTTPException(404, "no such extension") from None
         return Form.model_validate(extension)
 
 
@@ -63,4 +67,4 @@ def report_conflicts(app: FastAPI) -> None:
     async def report(request: Request, _: StaleDataError) -> JSONResponse:
         status = 412 if "if-match" in request.headers else 409
         detail = "somebody else changed or deleted it meanwhile: read it again"
-        return JSONResponse({"detail": detail}, status_code=status)
+        return JSONResponse({"detail": detail}, status)
