@@ -57,12 +57,9 @@ async def found(key: Key, session: SessionDep) -> Extension:
     return extension
 
 
-async def expected(
-    request: Request, extension: Annotated[Extension, Depends(found)]
-) -> Extension:
-    """Return the extension if it is in the state that the client expects."""
+def require_seen(request: Request, extension: Extension) -> None:
+    """Refuse a write by a client that has not seen the extension as it is."""
     check_if_match(header(request, "if-match"), etag(extension.version))
-    return extension
 
 
 def add_extensions(app: FastAPI) -> None:
@@ -71,9 +68,7 @@ def add_extensions(app: FastAPI) -> None:
 
     @app.get("/extensions/{key}", response_model=Forwarding)
     async def show(
-        request: Request,
-        response: Response,
-        extension: Annotated[Extension, Depends(found)],
+        request: Request, response: Response, extension: Annotated[Extension, Depends(found)]
     ) -> Response | Extension:
         headers = {"etag": etag(extension.version), "cache-control": "no-cache"}
         if is_not_modified(header(request, "if-none-match"), headers["etag"]):
@@ -83,20 +78,21 @@ def add_extensions(app: FastAPI) -> None:
 
     @app.put("/extensions/{key}", response_model=Forwarding)
     async def save(
+        request: Request,
         form: Forwarding,
         response: Response,
-        extension: Annotated[Extension, Depends(expected)],
+        extension: Annotated[Extension, Depends(found)],
         session: SessionDep,
     ) -> Extension:
+        require_seen(request, extension)
         extension.forwards_to = form.forwards_to
         await session.flush()  # at the version that was checked, or not at all
         response.headers["etag"] = etag(extension.version)
         return extension
 
     @app.delete("/extensions/{key}", status_code=204)
-    async def remove(
-        extension: Annotated[Extension, Depends(expected)], session: SessionDep
-    ) -> None:
+    async def remove(request: Request, extension: Annotated[Extension, Depends(found)], session: SessionDep) -> None:
+        require_seen(request, extension)
         await delete_unchanged(session, extension)
 
     async def refuse(_: Request, error: Exception) -> JSONResponse:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
@@ -70,7 +70,9 @@ class Unguarded(VersionMixin, Base):
     id: Mapped[int] = mapped_column(primary_key=True)
 
     @declared_attr.directive
+    @classmethod
     def __mapper_args__(cls) -> dict[str, object]:
+        """Say nothing of the version."""
         return {}
 
 
@@ -191,7 +193,7 @@ async def bulk_alias(session: AsyncSession, target: str) -> None:
 
 
 async def bulk_table_alias(session: AsyncSession, target: str) -> None:
-    alias = aliased(TABLE)
+    alias: Any = TABLE.alias()
     update = sa.update(alias).where(alias.c.id == 17)
     await session.execute(update.values(forwards_to=target))
 
