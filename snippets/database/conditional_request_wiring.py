@@ -68,7 +68,9 @@ def add_extensions(app: FastAPI) -> None:
 
     @app.get("/extensions/{key}", response_model=Forwarding)
     async def show(
-        request: Request, response: Response, extension: Annotated[Extension, Depends(found)]
+        request: Request,
+        response: Response,
+        extension: Annotated[Extension, Depends(found)],
     ) -> Response | Extension:
         headers = {"etag": etag(extension.version), "cache-control": "no-cache"}
         if is_not_modified(header(request, "if-none-match"), headers["etag"]):
@@ -91,7 +93,11 @@ def add_extensions(app: FastAPI) -> None:
         return extension
 
     @app.delete("/extensions/{key}", status_code=204)
-    async def remove(request: Request, extension: Annotated[Extension, Depends(found)], session: SessionDep) -> None:
+    async def remove(
+        request: Request,
+        extension: Annotated[Extension, Depends(found)],
+        session: SessionDep,
+    ) -> None:
         require_seen(request, extension)
         await delete_unchanged(session, extension)
 

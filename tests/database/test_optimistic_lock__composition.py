@@ -91,10 +91,10 @@ async def test_the_repository_checks_and_advances_the_version_of_an_audited_row(
             assert changed is not None
             assert (changed.desk, changed.updated_by) == ("2.17", GRACE)
             assert changed.version > seen.version
+        stale = {"desk": "2.18", "version": seen.version}
         with pytest.raises(StaleDataError):
             async with session_scope(sessions) as session:
-                users = BaseRepository(User, session)
-                await users.update(1, desk="2.18", version=seen.version)
+                await BaseRepository(User, session).update(1, **stale)
     assert (await read(sessions)).desk == "2.17"
 
 
@@ -115,14 +115,14 @@ async def test_a_soft_deletion_is_a_change_like_others(sessions: Sessions) -> No
     deleted = await read(sessions)
     assert deleted.version > version
 
+    seen.desk = "2.17"
     with pytest.raises(StaleDataError):
         async with session_scope(sessions) as session:
             session.add(seen)
-            seen.desk = "2.17"
+    change = {"desk": "2.17", "version": deleted.version}
     with pytest.raises(StaleDataError):
         async with session_scope(sessions) as session:
-            users = BaseRepository(User, session)
-            await users.update(1, desk="2.17", version=deleted.version)
+            await BaseRepository(User, session).update(1, **change)
 
     async with session_scope(sessions) as session:
         assert await restore(session, User, 1)

@@ -1,0 +1,26 @@
+"""Read once, then try the write until it works, as written first."""
+
+from collections.abc import Callable
+
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy.orm.exc import StaleDataError
+
+from snippets.database.optimistic_lock_wiring import Extension
+
+
+async def save(
+    sessions: async_sessionmaker[AsyncSession],
+    key: int,
+    change: Callable[[str], str],
+) -> None:
+    """Change where an extension forwards to by what it forwards to now."""
+    async with sessions() as session:
+        target = change((await session.get_one(Extension, key)).forwards_to)
+    while True:
+        try:
+            async with sessions.begin() as session:
+                extension = await session.get_one(Extension, key)
+                extension.forwards_to = target
+        except StaleDataError:
+            continue
+        return
