@@ -1,6 +1,6 @@
 """Read once, then try the write until it works, as written first."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm.exc import StaleDataError
@@ -11,11 +11,12 @@ from snippets.database.optimistic_lock_wiring import Extension
 async def save(
     sessions: async_sessionmaker[AsyncSession],
     key: int,
-    change: Callable[[str], str],
+    change: Callable[[str], Awaitable[str]],
 ) -> None:
     """Change where an extension forwards to by what it forwards to now."""
     async with sessions() as session:
-        target = change((await session.get_one(Extension, key)).forwards_to)
+        seen = (await session.get_one(Extension, key)).forwards_to
+    target = await change(seen)
     while True:
         try:
             async with sessions.begin() as session:

@@ -1,4 +1,4 @@
-"""A job appends to a hunt group while Ada changes it."""
+"""A job appends to a hunt group of which it has a copy that Ada has outdated."""
 
 import asyncio
 
@@ -25,33 +25,26 @@ class HuntGroup(VersionMixin, Base):
 
 
 async def main() -> None:
-    """Let the job lose once."""
+    """Let the job lose once, and read again."""
     engine, sessions = create_engine_and_sessions("sqlite+aiosqlite://")
     install_optimistic_lock(sessions)
     async with engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
     async with session_scope(sessions) as session:
         session.add(HuntGroup(name="sales", rings="1001"))
-        await session.flush()
-        old = (await session.get_one(HuntGroup, "sales")).version
-    seen = [old]
+    async with session_scope(sessions) as session:
+        copies = [await session.get_one(HuntGroup, "sales")]
+    async with session_scope(sessions) as session:
+        await BaseRepository(HuntGroup, session).update("sales", rings="1002")
 
     async def append(session: AsyncSession) -> str:
         groups = BaseRepository(HuntGroup, session)
-        group = await session.get_one(HuntGroup, "sales")
-        if seen:  # Ada is faster, once
-            version = seen.pop()
-            await groups.update("sales", rings="1002", version=version)
-            await session.commit()
-            return await append_to(session, version, "1001")
-        return await append_to(session, group.version, group.rings)
-
-    async def append_to(session: AsyncSession, version: int, rings: str) -> str:
-        print("append to", rings)
+        seen = copies.pop() if copies else await session.get_one(HuntGroup, "sales")
+        print("append to", seen.rings)
         # > append to 1001
         # > append to 1002
-        groups = BaseRepository(HuntGroup, session)
-        changed = await groups.update("sales", rings=f"{rings} 1003", version=version)
+        change = {"rings": f"{seen.rings} 1003", "version": seen.version}
+        changed = await groups.update("sales", **change)
         return changed.rings if changed else "no such group"
 
     print(await retry_on_conflict(sessions, append))
