@@ -1,28 +1,15 @@
-"""Compare the header with the tag before the write, as written first."""
+"""Look for the tag in the header before the write, as written first."""
 
 from fastapi import HTTPException
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-
-class Base(DeclarativeBase):
-    """The tables of this service."""
-
-
-class Extension(Base):
-    """Where a number forwards its calls to."""
-
-    __tablename__ = "extensions"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    forwards_to: Mapped[str]
-    version: Mapped[int] = mapped_column(default=1)
+from snippets.database.optimistic_lock_wiring import Extension
 
 
 async def save(
     session: AsyncSession, key: int, forwards_to: str, if_match: str | None
-) -> None:
-    """Change an extension unless it is not what the client has seen."""
+) -> str:
+    """Change an extension unless it is not what the client has seen; return its tag."""
     extension = await session.get(Extension, key)
     if extension is None:
         raise HTTPException(404)
@@ -30,4 +17,5 @@ async def save(
     if if_match and tag not in if_match:  # it may be a list
         raise HTTPException(412)
     extension.forwards_to = forwards_to
-    extension.version += 1
+    await session.flush()
+    return f'"{extension.version}"'

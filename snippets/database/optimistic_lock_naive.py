@@ -1,28 +1,18 @@
 """Get a row, set what has changed, flush it, as written first."""
 
+from collections.abc import Mapping
+
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
-class Base(DeclarativeBase):
-    """The tables of this service."""
-
-
-class Extension(Base):
-    """Where a number forwards its calls to."""
-
-    __tablename__ = "extensions"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    forwards_to: Mapped[str]
-
-
-async def save(session: AsyncSession, key: int, form: dict[str, str]) -> bool:
-    """Write what somebody made of the extension they were shown."""
-    extension = await session.get(Extension, key)
-    if extension is None:
+async def save(
+    session: AsyncSession, model: type[object], key: int, form: Mapping[str, str]
+) -> bool:
+    """Write what somebody made of the row they were shown."""
+    row = await session.get(model, key)
+    if row is None:
         return False
     for name, value in form.items():
-        setattr(extension, name, value)
+        setattr(row, name, value)
     await session.flush()
     return True

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from fastapi import FastAPI
 
 from snippets.database.async_session import create_engine_and_sessions, session_scope
+from snippets.database.conditional_request import etag
 from snippets.database.conditional_request_wiring import add_extensions
 from snippets.database.optimistic_lock import install_optimistic_lock
 from snippets.database.optimistic_lock_wiring import Base, Extension
@@ -131,6 +132,8 @@ async def test_a_new_row_under_an_old_key_is_not_what_the_client_has_seen(
     app: FastAPI, client: httpx.AsyncClient
 ) -> None:
     tag = (await client.get(URL)).headers["etag"]
+    async with session_scope(app.state.sessions) as session:
+        assert tag == etag((await session.get_one(Extension, 17)).version)
     await client.delete(URL, headers={"if-match": tag})
     async with session_scope(app.state.sessions) as session:
         session.add(Extension(id=17, forwards_to="somebody else"))

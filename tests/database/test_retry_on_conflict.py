@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.ext.asyncio import async_sessionmaker
 from sqlalchemy.orm.exc import StaleDataError
 
 from snippets.database import retry_on_conflict_naive
@@ -20,7 +21,7 @@ from tests.support.counters import count_sql
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+    from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
     from catalogue.plugin import Proof
 
@@ -109,7 +110,7 @@ async def test_the_loser_of_a_race_within_one_transaction(
     else:
         assert isinstance(error, StaleDataError)
         told = "StaleDataError"
-    proof.differs("The second to write, having read in the same transaction, gets", told)
+    proof.differs("The second to write, having read before, gets", told)
 
 
 @pytest.mark.backends("postgresql")
@@ -117,7 +118,7 @@ async def test_a_serialization_failure_is_a_conflict(
     engine_and_sessions: tuple[AsyncEngine, Sessions],
 ) -> None:
     engine, sessions = engine_and_sessions
-    strict = sa.ext.asyncio.async_sessionmaker(
+    strict = async_sessionmaker(
         engine.execution_options(isolation_level="SERIALIZABLE"), expire_on_commit=False
     )
     attempts: list[int] = []
