@@ -58,7 +58,8 @@ redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -10001)
 redis.call('EXPIRE', KEYS[1], 3600)
 return {{last, removed, left}}
 """
-# An index must outlive its last entry, and must not gather those that ended.
+# An index must outlive its last entry, and must not gather those that ended. A script
+# that fails half-way is not undone, so the entry is stored last.
 _STORE = f"""{_COMMON}
 local key, seen, life = entry(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 if seen < (mark(0) or math.huge) or seen > mark(-1) then return 0 end
@@ -66,17 +67,17 @@ for i = 5, #ARGV do
   if tonumber(redis.call('ZSCORE', KEYS[1], ARGV[i]) or 0) > seen then return 0 end
 end
 redis.call('UNLINK', key)
-redis.call('HSET', key, '=', ARGV[4])
 local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now, fields = time[1] * 1000 + math.floor(time[2] / 1000), {{'=', ARGV[4]}}
 for i = 5, #ARGV do
   local own = index(ARGV[i])
   local ended = redis.call('ZRANGEBYSCORE', own, 0, now, 'LIMIT', 0, {BATCH})
   if #ended > 0 then redis.call('ZREM', own, unpack(ended)) end
   redis.call('ZADD', own, now + life, ARGV[1])
-  redis.call('HSET', key, ARGV[i], '')
   if redis.call('PTTL', own) < life then redis.call('PEXPIRE', own, life) end
+  fields[i * 2 - 7], fields[i * 2 - 6] = ARGV[i], ''
 end
+redis.call('HSET', key, unpack(fields))
 return redis.call('PEXPIRE', key, life)
 """
 
