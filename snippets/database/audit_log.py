@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy import event, orm
@@ -40,15 +40,15 @@ APPEND_ONLY = {
         f"CREATE TRIGGER audit_entries_update BEFORE UPDATE ON audit_entries {_REFUSE}",
         f"CREATE TRIGGER audit_entries_delete BEFORE DELETE ON audit_entries {_REFUSE}",
         # A row that is replaced fires neither of these.
-        f"""CREATE TRIGGER audit_entries_replace BEFORE INSERT ON audit_entries
-        WHEN NEW.id IN (SELECT id FROM audit_entries) {_REFUSE}""",
+        """CREATE TRIGGER audit_entries_replace BEFORE INSERT ON audit_entries
+        WHEN NEW.id IN (SELECT id FROM audit_entries)
+        BEGIN SELECT RAISE(ABORT, 'audit_entries is append-only'); END""",
     ],
 }
 """The triggers by dialect, for migrations; `create_all` makes them by itself."""
 
-_origin: ContextVar[tuple[str | None, str | None]] = ContextVar(
-    "origin", default=(None, None)
-)
+_Origin: TypeAlias = tuple[str | None, str | None]
+_origin: ContextVar[_Origin] = ContextVar("origin", default=(None, None))
 
 
 class AppendOnlyError(InvalidRequestError):
