@@ -120,9 +120,8 @@ def install_audit_log(
         about = {"at": at, "tenant": tenant, "request_id": request_id}
         about["actor"] = current_actor()
         rows = [{**about, **vars(change)} for change in changes]
-        # One INSERT of many rows, whose ids follow the list.
-        insert = sa.insert(AuditEntry)
-        insert = insert.returning(AuditEntry.id, sort_by_parameter_order=True)
+        # RETURNING is why these are the rows of one INSERT, and not of many.
+        insert = sa.insert(AuditEntry).returning(AuditEntry.id)
         session.connection({"mapper": AuditEntry}).execute(insert, rows)
 
     base = sessions.kw.get("sync_session_class", sessions.class_.sync_session_class)
