@@ -9,11 +9,11 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 Function = Callable[..., Awaitable[None]]
 
 
-class Base(DeclarativeBase):
+class LogBase(DeclarativeBase):
     """The table of the log."""
 
 
-class Entry(Base):
+class Entry(LogBase):
     """What was done."""
 
     __tablename__ = "naive_entries"

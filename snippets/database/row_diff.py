@@ -8,6 +8,7 @@ that JSON cannot hold raises `UnrecordedError`, which names the column, not the 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
 from typing import Any, Literal, TypeAlias
 
@@ -22,9 +23,6 @@ REDACTED = {"redacted": True}
 """The `info` of a column of whose values it is only told that they changed."""
 
 Row: TypeAlias = Mapping[Any, Any]
-_json: TypeAdapter[Any] = TypeAdapter(
-    Any, config=ConfigDict(ser_json_bytes="base64", ser_json_inf_nan="strings")
-)
 
 
 class UnrecordedError(InvalidRequestError):
@@ -77,9 +75,15 @@ def _told(
     return None if was == now else (_shortened(was), _shortened(now))
 
 
+@cache
+def _json() -> TypeAdapter[Any]:
+    as_text = ConfigDict(ser_json_bytes="base64", ser_json_inf_nan="strings")
+    return TypeAdapter(Any, config=as_text)
+
+
 def _encoded(name: str, value: object) -> bytes:
     try:
-        return _json.dump_json(value)
+        return _json().dump_json(value)
     except (ValueError, RecursionError):
         kind = type(value).__name__
         # Without the cause, whose message may quote the value.

@@ -424,7 +424,7 @@ async def test_the_naive_version_keeps_an_entry_of_what_was_rolled_back(
 ) -> None:
     naive = async_sessionmaker(engine)
     async with engine.begin() as connection:
-        await connection.run_sync(audit_log_naive.Base.metadata.create_all)
+        await connection.run_sync(audit_log_naive.LogBase.metadata.create_all)
 
     async with naive() as session:
 
