@@ -1,0 +1,146 @@
+"""Tell, row by row, what an INSERT, UPDATE or DELETE changed that a session sent.
+
+An UPDATE or DELETE finds its rows first, locks them where the database can lock, and
+changes those and no others: a row that comes to match meanwhile is left as it is. What
+cannot be told is refused and not sent: an upsert, a write within another statement or
+in `text()`, a list of parameters unless it inserts, or updates by key. Not noticed is
+what `session.connection()` sends. A savepoint takes a statement back if telling fails.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event, orm
+from sqlalchemy.sql import visitors
+
+from snippets.database.row_changes import (
+    AuditedMixin,
+    Key,
+    Record,
+    Watch,
+    by_key,
+    rows_of,
+    watches,
+)
+from snippets.database.row_diff import UnrecordedError
+from snippets.database.row_filter import models_of
+
+MOST_ROWS = 10_000
+"""What one UPDATE or DELETE may find: the key of each row is a parameter of it."""
+WRITES = re.compile(r"(?i)\b(insert|update|delete|merge|replace|truncate|copy)\b")
+
+
+def tell_statements(session_class: type[orm.Session], record: Record) -> None:
+    """Give `record` what each statement of a class's sessions does to audited rows.
+
+    If it raises, the statement is rolled back. The result of an INSERT has no
+    `inserted_primary_key`: ask for RETURNING.
+    """
+
+    def execute(state: orm.ORMExecuteState) -> sa.Result[Any] | None:
+        if state.is_column_load or state.is_relationship_load:
+            return None
+        table = _target(state)
+        return None if table is None else _tell(state, table, record)
+
+    event.listen(session_class, "do_orm_execute", execute)
+
+
+def _target(state: orm.ORMExecuteState) -> sa.Table | None:
+    """Return the audited table that a statement writes to; refuse what is not clear."""
+    statement: Any = state.statement
+    models = models_of(AuditedMixin)
+    parts = visitors.iterate(statement)
+    writes = [part for part in parts if _writes(part, models)]
+    if not writes:
+        return None
+    if writes != [statement] or not isinstance(statement, sa.UpdateBase):
+        raise UnrecordedError("send this write by itself, not as a part or as text")
+    if not isinstance(statement.table, sa.Table):
+        raise UnrecordedError("write to the model or its table, not to an alias")
+    if vars(statement).get("_prefixes"):
+        raise UnrecordedError("a prefix such as OR REPLACE can change other rows")
+    conflict = vars(statement).get("_post_values_clause")
+    if conflict is not None and "do_update" in conflict.__visit_name__:
+        raise UnrecordedError("an upsert does not tell what it replaces")
+    return next(table for table in models if table == statement.table)
+
+
+def _writes(part: object, models: Mapping[sa.Table, type]) -> bool:
+    """Return whether a part of a statement writes to an audited table, or may."""
+    if isinstance(part, sa.UpdateBase):
+        inner = visitors.iterate(part.table)  # which may be an alias
+        return any(isinstance(each, sa.Table) and each in models for each in inner)
+    if isinstance(part, sa.TextClause) and WRITES.search(part.text):
+        words = part.text.casefold()
+        return any(table.name.casefold() in words for table in models)
+    return False
+
+
+def _tell(
+    state: orm.ORMExecuteState, table: sa.Table, record: Record
+) -> sa.Result[Any] | None:
+    session, flushing = state.session, vars(state.session)["_flushing"]
+    if state.is_orm_statement and session.autoflush and not flushing:
+        session.flush()
+    watch = Watch(session)
+    watches(session).append(watch)
+    try:
+        with session.connection({"clause": table}).begin_nested():
+            send = _insert if state.is_insert else _change
+            result = send(state, table, watch)
+            changes = watch.changes()
+            if state.is_update and any(each.action == "delete" for each in changes):
+                raise UnrecordedError(f"a primary key of {table.name} may not change")
+            if changes:
+                record(session, changes)
+    finally:
+        watches(session).remove(watch)
+    return result
+
+
+def _insert(
+    state: orm.ORMExecuteState, table: sa.Table, watch: Watch
+) -> sa.Result[Any]:
+    statement: Any = state.statement
+    key = [*table.primary_key]
+    result = state.invoke_statement(statement=statement.returning(*key))
+    frozen = result.freeze()
+    rows = frozen().all()
+    watch.rows[table] = {tuple(row[-len(key) :]): None for row in rows}
+    returned = len(frozen().keys()) - len(key)
+    return frozen().columns(*range(returned)) if returned else result
+
+
+def _change(
+    state: orm.ORMExecuteState, table: sa.Table, watch: Watch
+) -> sa.Result[Any]:
+    statement: Any = state.statement
+    values = state.parameters
+    if isinstance(values, Sequence):
+        keys = [*_keys(state, values)]
+        watch.add(table, keys)
+        if not watch.rows[table].keys() >= {*keys}:
+            raise UnrecordedError(f"{table.name} lacks a row that is to be updated")
+        return state.invoke_statement()
+    where = sa.true() if statement.whereclause is None else statement.whereclause
+    query = rows_of(table, where).limit(MOST_ROWS + 1).with_for_update(of=table)
+    rows = by_key(watch.session, table, query, values)
+    if len(rows) > MOST_ROWS:
+        raise UnrecordedError(f"more than {MOST_ROWS:,} rows: send it in parts")
+    watch.rows[table] = {**rows}
+    these = sa.tuple_(*table.primary_key).in_([*rows])
+    return state.invoke_statement(statement=statement.where(these))
+
+
+def _keys(
+    state: orm.ORMExecuteState, values: Sequence[Mapping[str, Any]]
+) -> Iterator[Key]:
+    """Yield the keys that a bulk UPDATE names its rows by."""
+    mapper = state.bind_mapper
+    if mapper is None or not state.is_update:
+        raise UnrecordedError("a list of parameters inserts, or updates by key")
+    names = [mapper.get_property_by_column(c).key for c in mapper.primary_key]
+    yield from (tuple(row[name] for name in names) for row in values)

@@ -1,0 +1,385 @@
+"""A flush tells what it did to each row, as the database has it before and after."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, selectinload
+
+from snippets.database import row_changes_naive
+from snippets.database.async_session import session_scope
+from snippets.database.row_changes import AuditedMixin, tell_flushes
+from snippets.database.row_diff import MASK, UnrecordedError
+from tests.support.audited_telephony import (
+    Call,
+    Device,
+    DiskFullError,
+    Extension,
+    Line,
+    Telephony,
+    Trunk,
+    User,
+    telephony,
+)
+from tests.support.counters import count_sql
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from catalogue.plugin import Proof
+
+
+class OtherBase(DeclarativeBase):
+    """Tables of which one is not enough."""
+
+
+class Person(AuditedMixin, OtherBase):
+    """Somebody, in two tables if an employee."""
+
+    __tablename__ = "people"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+class Employee(Person):
+    """Somebody who is paid."""
+
+    __tablename__ = "employees"
+
+    id: Mapped[int] = mapped_column(sa.ForeignKey(Person.id), primary_key=True)
+
+
+@pytest.fixture
+async def platform(database_url: str) -> AsyncIterator[Telephony]:
+    """A platform that is told of flushes."""
+    async with telephony(database_url, tell_flushes) as platform:
+        yield platform
+
+
+async def ada(session: AsyncSession) -> User:
+    return await session.get_one(User, 100)
+
+
+async def test_an_insert_tells_the_key_that_the_server_gave(
+    platform: Telephony,
+) -> None:
+    async with session_scope(platform.sessions) as session:
+        grace = User(email="grace", credit=Decimal("1.5"))
+        session.add(grace)
+    assert platform.told == [("insert", "users", f"[{grace.id}]")]
+    assert platform.changed == [
+        {
+            "id": (None, grace.id),
+            "email_address": (None, "grace"),
+            "credit": (None, "1.50"),
+        }
+    ]
+
+
+async def test_an_update_tells_the_old_and_new_values_of_what_changed(
+    platform: Telephony,
+) -> None:
+    async with session_scope(platform.sessions) as session:
+        (await ada(session)).desk = "2.17"
+    assert platform.told == [("update", "users", "[100]")]
+    assert platform.changed == [{"desk": ("1.01", "2.17")}]
+
+
+async def test_a_deletion_tells_what_is_lost(platform: Telephony) -> None:
+    async with session_scope(platform.sessions) as session:
+        await session.delete(await ada(session))
+    assert platform.told == [("delete", "users", "[100]")]
+    assert platform.changed == [
+        {
+            "id": (100, None),
+            "email_address": ("ada", None),
+            "desk": ("1.01", None),
+            "pin": (MASK, None),
+            "settings": ({"tone": "a"}, None),
+        }
+    ]
+
+
+async def test_what_comes_out_as_it_was_is_not_told(platform: Telephony) -> None:
+    async with session_scope(platform.sessions) as session:
+        user = await ada(session)
+        user.desk = "elsewhere"
+        user.desk = "1.01"
+    async with session_scope(platform.sessions) as session:
+        user = await ada(session)
+        await session.execute(sa.text("UPDATE users SET desk = '3'"))
+        user.desk = "3"  # which the session takes for a change
+        await session.flush()
+    assert platform.changes == []
+
+
+async def test_the_old_value_is_the_databases_and_not_the_sessions(
+    platform: Telephony,
+) -> None:
+    async with platform.sessions() as session:
+        user = await ada(session)
+        await session.commit()
+        async with platform.engine.begin() as other:
+            await other.execute(sa.text("UPDATE users SET desk = '3'"))
+        user.desk = "4"
+        await session.commit()
+    assert platform.changed == [{"desk": ("3", "4")}]
+
+
+async def test_an_old_value_that_was_never_loaded_is_told(platform: Telephony) -> None:
+    async with session_scope(platform.sessions) as session:
+        (await ada(session)).greeting = "hello"
+    async with session_scope(platform.sessions) as session:
+        (await ada(session)).greeting = "welcome"
+    assert platform.changed == [
+        {"greeting": (None, "hello")},
+        {"greeting": ("hello", "welcome")},
+    ]
+
+
+async def test_json_that_is_changed_in_place_keeps_its_old_value(
+    platform: Telephony,
+) -> None:
+    async with session_scope(platform.sessions) as session:
+        user = await ada(session)
+        assert user.settings is not None
+        user.settings["tone"] = "b"
+    assert platform.changed == [{"settings": ({"tone": "a"}, {"tone": "b"})}]
+
+
+async def test_a_hybrid_and_an_expression_are_told_by_the_values_stored(
+    platform: Telephony,
+) -> None:
+    async with session_scope(platform.sessions) as session:
+        user = await ada(session)
+        user.place = "9"
+        values: Any = user
+        values.credit = sa.literal(1) + sa.literal(1)
+    assert platform.changed == [{"desk": ("1.01", "9"), "credit": (None, "2.00")}]
+
+
+async def test_a_secret_is_not_told_but_its_change_is(platform: Telephony) -> None:
+    async with session_scope(platform.sessions) as session:
+        (await ada(session)).pin = "9876"
+    assert "9876" not in repr(platform.changes)
+    assert "1234" not in repr(platform.changes)
+    assert platform.changed == [{"pin": (MASK, MASK)}]
+
+
+async def test_cascades_orphans_and_keys_that_a_flush_sets_are_told(
+    platform: Telephony,
+) -> None:
+    async with session_scope(platform.sessions) as session:
+        device = Device(id=1)
+        grace = User(
+            id=7,
+            email="grace",
+            extensions=[
+                Extension(tenant=1, number="1001", devices=[device]),
+                Extension(tenant=1, number="1002"),
+                Extension(tenant=1, number="1003"),
+            ],
+        )
+        session.add(grace)
+    assert platform.told == [
+        ("insert", "users", "[7]"),
+        *(("insert", "extensions", f'[1,"100{n}"]') for n in (1, 2, 3)),
+        ("insert", "devices", "[1]"),
+    ]
+    platform.changes.clear()
+
+    async with session_scope(platform.sessions) as session:
+        children = selectinload(User.extensions).selectinload(Extension.devices)
+        grace = await session.get_one(User, 7, options=[children])
+        grace.extensions.pop()  # an orphan, of which the session learns in the flush
+    assert platform.told == [("delete", "extensions", '[1,"1003"]')]
+    platform.changes.clear()
+
+    async with session_scope(platform.sessions) as session:
+        grace = await session.get_one(User, 7, options=[children])
+        # The device loses its extension; nobody said that it is to change.
+        await session.delete(grace)
+    assert set(platform.told) == {
+        ("update", "devices", "[1]"),
+        ("delete", "extensions", '[1,"1001"]'),
+        ("delete", "extensions", '[1,"1002"]'),
+        ("delete", "users", "[7]"),
+    }
+    assert {"tenant": (1, None), "number": ("1001", None)} in platform.changed
+
+
+async def test_a_row_in_the_place_of_a_deleted_one_is_an_update(
+    platform: Telephony,
+) -> None:
+    async with session_scope(platform.sessions) as session:
+        await session.delete(await ada(session))
+        session.add(User(id=100, email="grace", desk="1.01", pin="1234"))
+    assert platform.told == [("update", "users", "[100]")]
+    assert platform.changed == [{"email_address": ("ada", "grace")}]
+
+
+async def test_a_kind_of_a_model_in_the_same_table_is_told(platform: Telephony) -> None:
+    async with session_scope(platform.sessions) as session:
+        session.add_all([Line(id=1), Trunk(id=2)])
+    async with session_scope(platform.sessions) as session:
+        (await session.get_one(Line, 1)).label = "one"
+        (await session.get_one(Line, 2)).label = "two"
+    assert [change[::2] for change in platform.told] == [
+        ("insert", "[1]"),
+        ("insert", "[2]"),
+        ("update", "[1]"),
+        ("update", "[2]"),
+    ]
+
+
+async def test_a_model_that_is_not_audited_costs_and_tells_nothing(
+    platform: Telephony,
+) -> None:
+    async with session_scope(platform.sessions) as session:
+        with count_sql(platform.engine) as seen:
+            session.add(Call(id=1, seconds=3))
+            await session.flush()
+    assert seen.total == 1
+    assert platform.changes == []
+
+
+async def test_sessions_of_another_factory_tell_nothing(platform: Telephony) -> None:
+    async with async_sessionmaker(platform.engine).begin() as session:
+        session.add(User(id=7, email="grace"))
+    assert platform.changes == []
+
+
+async def test_a_flush_reads_a_table_twice_however_many_rows_it_changes(
+    platform: Telephony, proof: Proof
+) -> None:
+    async with session_scope(platform.sessions) as session:
+        session.add_all(User(id=n, email=str(n)) for n in range(50))
+    async with session_scope(platform.sessions) as session:
+        users = (await session.scalars(sa.select(User))).all()
+        for user in users:
+            user.desk = "1"
+        with count_sql(platform.engine) as seen:
+            await session.flush()
+    assert len(users) == 51
+    selects = [text for text in seen.texts if text.startswith("SELECT")]
+    assert len(selects) == 2
+    assert seen.total == 3
+    proof.cost(
+        "a flush that updates 51 rows of a model", selects=2, statements=seen.total
+    )
+
+
+async def test_more_rows_than_are_read_at_once_are_all_told(
+    platform: Telephony,
+) -> None:
+    async with session_scope(platform.sessions) as session:
+        session.add_all(User(id=n, email=str(n)) for n in range(1000, 3500))
+    assert len(platform.told) == 2500
+    assert platform.told == sorted(platform.told, key=lambda told: int(told[2][1:-1]))
+
+
+async def test_a_listener_that_fails_takes_the_flush_back(platform: Telephony) -> None:
+    platform.broken = True
+    with pytest.raises(DiskFullError):
+        async with session_scope(platform.sessions) as session:
+            (await ada(session)).desk = "2.17"
+    platform.broken = False
+    async with session_scope(platform.sessions) as session:
+        assert (await ada(session)).desk == "1.01"
+
+
+async def test_a_failed_flush_leaves_nothing_behind_for_the_next(
+    platform: Telephony,
+) -> None:
+    async with session_scope(platform.sessions) as session:
+        user = await ada(session)
+        savepoint = await session.begin_nested()
+        user.desk = "2"
+        session.add(User(id=7, email="ada"))
+        with pytest.raises(sa.exc.IntegrityError):
+            await session.flush()
+        await savepoint.rollback()
+        await session.refresh(user)
+        user.desk = "3"
+    assert platform.changed == [{"desk": ("1.01", "3")}]
+
+
+async def test_a_primary_key_may_not_change(platform: Telephony) -> None:
+    with pytest.raises(UnrecordedError, match="primary key of users"):
+        async with session_scope(platform.sessions) as session:
+            (await ada(session)).id = 101
+    assert platform.changes == []
+
+
+async def test_a_model_of_two_tables_is_refused(platform: Telephony) -> None:
+    async with platform.engine.begin() as connection:
+        await connection.run_sync(OtherBase.metadata.create_all)
+    with pytest.raises(UnrecordedError, match="Employee has no table to itself"):
+        async with session_scope(platform.sessions) as session:
+            session.add(Employee(id=1))
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda session: session.bulk_save_objects([User(id=7, email="x")]),
+        lambda session: session.bulk_insert_mappings(User, [{"id": 7, "email": "x"}]),
+        lambda session: session.bulk_update_mappings(User, [{"id": 100, "desk": "x"}]),
+    ],
+)
+async def test_bulk_methods_which_pass_no_event_are_refused(
+    platform: Telephony, write: Callable[[Session], None]
+) -> None:
+    with pytest.raises(InvalidRequestError, match="send a statement"):
+        async with session_scope(platform.sessions) as session:
+            await session.run_sync(write)
+
+
+async def test_a_value_that_json_cannot_hold_takes_the_flush_back(
+    platform: Telephony,
+) -> None:
+    with pytest.raises(UnrecordedError, match=r"users\.settings"):
+        async with session_scope(platform.sessions) as session:
+            (await ada(session)).settings = {"tone": "\ud800"}
+    async with session_scope(platform.sessions) as session:
+        assert (await ada(session)).settings == {"tone": "a"}
+
+
+async def test_the_naive_version_loses_old_values_and_tells_secrets(
+    platform: Telephony, proof: Proof
+) -> None:
+    told: list[dict[str, object]] = []
+
+    class NaiveSession(Session):
+        """A class for its listener."""
+
+    row_changes_naive.tell_flushes(NaiveSession, lambda _, values: told.append(values))
+    sessions = async_sessionmaker(platform.engine, sync_session_class=NaiveSession)
+    async with sessions.begin() as session:
+        user = await ada(session)
+        assert user.settings is not None
+        user.settings["tone"] = "b"
+    assert told.pop() == {"settings": [{"tone": "b"}]}
+    proof.breaks("JSON is changed in place.", "Its old value is not told.")
+
+    async with sessions.begin() as session:
+        (await ada(session)).greeting = "hello"
+    assert told.pop() == {"greeting": ["hello"]}
+    proof.breaks(
+        "A deferred column is set that was not loaded.", "Its old value is not told."
+    )
+
+    async with sessions.begin() as session:
+        (await ada(session)).pin = "9876"
+    assert told.pop() == {"pin": ["1234", "9876"]}
+
+    async with sessions.begin() as session:
+        session.add(User(id=7, email="grace"))
+        await session.delete(await ada(session))
+    assert told == []
+    proof.breaks("A row is added and another deleted.", "Nothing is told.")
