@@ -462,6 +462,8 @@ async def test_a_caller_that_is_cancelled_does_not_stop_the_invalidation(
         await task
     assert not done.is_set()
     drain = asyncio.create_task(invalidation.drain())
+    await asyncio.sleep(0)
+    assert not drain.done()  # it waits
     may_answer.set()
     await drain
 
