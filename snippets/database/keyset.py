@@ -32,7 +32,9 @@ class SortTerm:
 
     def stored(self) -> sa.ColumnElement[Any]:
         """Return the expression that reads the value as `after` needs it."""
-        return sa.type_coerce(self.column, self.compared_as)
+        return sa.type_coerce(self.column, self.compared_as).label(
+            f"sort_{self.column.key}"
+        )
 
     def order(self) -> sa.ColumnElement[Any]:
         """Return the term of an ORDER BY, which says where NULL is if there can be."""
