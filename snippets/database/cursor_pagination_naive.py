@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 T = TypeVar("T")
 
 
-async def page(
+async def page_by_offset(
     session: AsyncSession, query: sa.Select[T], limit: int, cursor: str | None = None
 ) -> tuple[Sequence[T], str]:
     """Return a page and the cursor of the next one."""

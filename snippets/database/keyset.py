@@ -83,7 +83,8 @@ def after(terms: Sequence[SortTerm], values: Sequence[object]) -> Condition:
 
 def _bounds(term: SortTerm, value: object) -> tuple[Condition, Condition]:
     """Return the conditions for what comes after a value, and from it on."""
-    column, bound = term.column, sa.literal(value, term.compared_as)
+    column = sa.type_coerce(term.column, term.compared_as)
+    bound = sa.literal(value, term.compared_as)
     null = column.is_(None)
     if value is None and term.descending:
         return column.is_not(None), sa.true()

@@ -24,7 +24,7 @@ from snippets.database.cursor_pagination import (
     PageRequest,
     cursor_page,
 )
-from snippets.database.cursor_pagination_naive import page as naive_page
+from snippets.database.cursor_pagination_naive import page_by_offset as naive_page
 from snippets.database.filters import Filter
 from snippets.database.repository import BaseRepository
 from snippets.database.soft_delete import (
