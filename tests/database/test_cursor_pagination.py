@@ -275,12 +275,10 @@ async def test_the_filters_of_a_repository_narrow_every_page(
     assert seen == expected
 
 
-async def test_a_softly_deleted_row_is_on_no_page(
-    session: AsyncSession, engine: AsyncEngine
-) -> None:
+@pytest.mark.usefixtures("session")
+async def test_a_softly_deleted_row_is_on_no_page(engine: AsyncEngine) -> None:
     sessions = async_sessionmaker(engine)
     install_soft_delete(sessions, actor=lambda: "ada")
-    await session.rollback()
     async with sessions() as own:
         page = await fetch(own)
         assert await soft_delete(own, Call, 4)
