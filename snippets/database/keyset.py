@@ -1,0 +1,112 @@
+"""Find the rows that come after a given one in an order with ties and NULLs.
+
+The condition agrees with the order exactly: NULL counts as greater than every value, on
+every database, and the primary key decides between equals. It begins with a bound on
+the first field, from which an index can start; not so where that field may be NULL and
+the order ascends. Compare values which the same `SortTerm` has read: they are what the
+database compares, not what Python makes of it.
+
+Source: https://use-the-index-luke.com/no-offset
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import InstrumentedAttribute
+
+from snippets.database.filters import Condition, FieldError, field
+
+
+@dataclass(frozen=True, slots=True)
+class SortTerm:
+    """One field of an order."""
+
+    column: InstrumentedAttribute[Any]
+    descending: bool
+    nullable: bool
+    compared_as: sa.types.TypeEngine[Any]
+    kind: type[object]
+    """The Python type of what `stored` reads."""
+
+    def stored(self) -> sa.ColumnElement[Any]:
+        """Return the expression that reads the value as `after` needs it."""
+        return sa.type_coerce(self.column, self.compared_as).label(
+            f"sort_{self.column.key}"
+        )
+
+    def order(self) -> sa.ColumnElement[Any]:
+        """Return the term of an ORDER BY, which says where NULL is if there can be."""
+        term = self.column.desc() if self.descending else self.column.asc()
+        if not self.nullable:
+            return term
+        return term.nulls_first() if self.descending else term.nulls_last()
+
+    def backwards(self) -> "SortTerm":
+        """Return the same field in the other direction, NULL included."""
+        return replace(self, descending=not self.descending)
+
+
+def sort_terms(
+    model: type[object], order_by: str, dialect: sa.Dialect
+) -> list[SortTerm]:
+    """Return the terms of an order such as `-created_at,email`, then of the key.
+
+    A field named twice counts once. One that is no column, or whose type is none of
+    Python's, raises `FieldError`.
+    """
+    mapper = sa.inspect(model)
+    keys = [mapper.get_property_by_column(key).key for key in mapper.primary_key]
+    descending: dict[str, bool] = {}
+    for name in [*(order_by.split(",") if order_by else ()), *keys]:
+        descending.setdefault(name.removeprefix("-"), name.startswith("-"))
+    return [
+        SortTerm(
+            field(model, name),
+            down,
+            bool(mapper.columns[name].nullable),
+            *_compared(model, name, dialect),
+        )
+        for name, down in descending.items()
+    ]
+
+
+def after(terms: Sequence[SortTerm], values: Sequence[object]) -> Condition:
+    """Return the condition for the rows after the one that has these values."""
+    rows: Condition = sa.false()
+    for term, value in reversed([*zip(terms, values, strict=True)]):
+        beyond, onward = _bounds(term, value)
+        rows = sa.and_(onward, sa.or_(beyond, rows))
+    return rows
+
+
+def _bounds(term: SortTerm, value: object) -> tuple[Condition, Condition]:
+    """Return the conditions for what comes after a value, and from it on."""
+    column = sa.type_coerce(term.column, term.compared_as)
+    bound = sa.literal(value, term.compared_as)
+    null = column.is_(None)
+    if value is None and term.descending:
+        return column.is_not(None), sa.true()
+    if value is None:
+        return sa.false(), null
+    if term.descending:
+        return column < bound, column <= bound
+    if term.nullable:
+        return sa.or_(column > bound, null), sa.or_(column >= bound, null)
+    return column > bound, column >= bound
+
+
+def _compared(
+    model: type[object], name: str, dialect: sa.Dialect
+) -> tuple[sa.types.TypeEngine[Any], type[object]]:
+    if dialect.name == "sqlite":
+        # It compares what it stores: a time that it filled in itself has no fraction,
+        # and a Decimal is a float. Neither equals its copy that went through Python.
+        return sa.types.NullType(), object
+    given = sa.inspect(model).columns[name].type
+    compared = getattr(given, "impl_instance", given)  # of a TypeDecorator
+    try:
+        return compared, compared.python_type
+    except NotImplementedError:
+        raise FieldError(model, name, "has no order") from None

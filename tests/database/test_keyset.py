@@ -1,0 +1,98 @@
+"""What comes after a row agrees with the order, and an index can start there."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from catalogue.plugin import Proof
+from snippets.database.cursor_pagination import PageRequest, cursor_page
+from snippets.database.filters import FieldError
+from snippets.database.keyset import after, sort_terms
+from snippets.database.keyset_naive import rows_after
+
+
+class Base(DeclarativeBase):
+    """The tables of this test."""
+
+
+class Call(Base):
+    """A call; many began in the same second."""
+
+    __tablename__ = "calls"
+    __table_args__ = (sa.Index("ix_calls_began", "began", "id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    began: Mapped[int]
+    note: Mapped[str | None]
+
+
+@pytest.fixture
+async def session(engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
+    """A session on 3000 calls."""
+    async with engine.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+        rows = [{"id": n, "began": (n + 2) // 4} for n in range(1, 3001)]
+        await connection.execute(sa.insert(Call), rows)
+    async with AsyncSession(engine) as session:
+        await session.execute(sa.text("ANALYZE"))
+        yield session
+
+
+async def plan(session: AsyncSession, began: int) -> str:
+    """Return the database's plan for the page after a call."""
+    dialect = session.get_bind().dialect
+    terms = sort_terms(Call, "began", dialect)
+    # A literal needs a type; the SQL is the same.
+    terms = [replace(term, compared_as=sa.Integer()) for term in terms]
+    query = sa.select(Call).where(after(terms, [began, began * 4]))
+    query = query.order_by(*(term.order() for term in terms)).limit(5)
+    text = query.compile(dialect=dialect, compile_kwargs={"literal_binds": True})
+    how = "EXPLAIN QUERY PLAN " if dialect.name == "sqlite" else "EXPLAIN (COSTS OFF) "
+    rows = await session.execute(sa.text(how + str(text)))
+    return "\n".join(str(row[-1]) for row in rows).replace(str(began), "?")
+
+
+async def test_the_index_starts_at_the_place_at_any_depth(
+    session: AsyncSession,
+) -> None:
+    for depth in (5, 600):
+        steps = await plan(session, depth)
+        assert "ix_calls_began" in steps
+        assert "SEARCH" in steps or "Index Cond" in steps
+        assert "SORT" not in steps.upper().replace("SORT_", "")
+        assert "TEMP B-TREE" not in steps
+
+
+async def test_a_field_that_is_no_column_is_refused(session: AsyncSession) -> None:
+    with pytest.raises(FieldError):
+        sort_terms(Call, "-nothing", session.get_bind().dialect)
+
+
+async def test_a_page_starts_after_the_last_row_of_another(
+    session: AsyncSession,
+) -> None:
+    terms = sort_terms(Call, "began", session.get_bind().dialect)
+    page = await cursor_page(
+        session, Call, request=PageRequest("began", 6), secret=b"s" * 32, scope=""
+    )
+    last = page.items[-1]
+    query = sa.select(Call.id).where(after(terms, [last.began, last.id])).limit(1)
+    query = query.order_by(*(term.order() for term in terms))
+    assert (await session.scalars(query)).one() == 7
+
+
+async def test_naive_continuation_by_one_column_skips_ties(
+    session: AsyncSession, proof: Proof
+) -> None:
+    await session.execute(sa.delete(Call).where(Call.id > 12))
+    await session.execute(sa.update(Call).values(began=(Call.id + 3) // 4))
+    seen, last = list[int](), None
+    while rows := await rows_after(session, Call, "began", last, 3):
+        seen += [call.id for call in rows]
+        last = rows[-1].began
+    assert len(seen) == 9
+    proof.breaks("four rows share each value and a page has three", "9 of 12 rows seen")
