@@ -122,7 +122,8 @@ def decode_cursor(
         short = cursor[: MAX_CURSOR_CHARACTERS + 1]
         content = base64.urlsafe_b64decode(short + "=" * (-len(short) % 4))[32:]
         # Comparing the texts, not the bytes, leaves one way only to write a cursor.
-        if hmac.compare_digest(_signed(content, secret, context), cursor):
+        signed = _signed(content, secret, context)
+        if hmac.compare_digest(signed.encode(), cursor.encode()):
             return TypeAdapter(tuple[bool, values | tuple[()]]).validate_json(content)
     raise CursorError("the cursor is not valid here")
 
