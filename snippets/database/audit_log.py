@@ -1,10 +1,10 @@
 """Keep a log of who changed which row, from what to what, that nobody can rewrite.
 
 An entry is written in the transaction of its change, and one does not exist without the
-other: a rollback takes both, and a change whose entry fails is rolled back. Ids follow
-the order of the changes within a transaction, not that of commits. Triggers refuse to
-change or remove entries, also to programs that use no session; who owns the table can
-still drop them, so let the application's role not own it.
+other: a rollback takes both, and a change whose entry fails is rolled back. Within a
+transaction ids rise from write to write; they do not follow the order of commits.
+Triggers refuse to change or remove entries, also to programs that use no session; who
+owns the table can still drop them, so let the application's role not own it.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -82,6 +82,14 @@ def by_key(
     return {tuple(row[part] for part in table.primary_key): row for row in rows}
 
 
+def table_of(mapper: orm.Mapper[Any]) -> sa.Table:
+    """Return the table that a model has to itself; refuse a model that has several."""
+    table = mapper.local_table
+    if not isinstance(table, sa.Table) or len(mapper.tables) > 1:
+        raise UnrecordedError(f"{mapper.class_.__name__} has no table to itself")
+    return table
+
+
 def tell_flushes(session_class: type[orm.Session], record: Record) -> None:
     """Give `record` what each flush of a class's sessions does to audited rows.
 
@@ -98,7 +106,7 @@ def tell_flushes(session_class: type[orm.Session], record: Record) -> None:
             if isinstance(row, AuditedMixin):
                 mapper = orm.object_mapper(row)
                 key = tuple(mapper.primary_key_from_instance(row))
-                watch.rows.setdefault(_table(mapper), {}).setdefault(key, None)
+                watch.rows.setdefault(table_of(mapper), {}).setdefault(key, None)
         if changes := watch.changes():
             record(session, changes)
 
@@ -116,7 +124,7 @@ def _before_row(mapper: orm.Mapper[Any], _: object, row: object) -> None:
         return
     if "watches" not in session.info:  # somebody else's session
         return
-    table, watch, state = _table(mapper), watches(session)[0], sa.inspect(row)
+    table, watch, state = table_of(mapper), watches(session)[0], sa.inspect(row)
     key = tuple(mapper.primary_key_from_instance(row))
     if state.identity not in (None, key):
         raise UnrecordedError(f"a primary key of {table.name} may not change")
@@ -125,13 +133,6 @@ def _before_row(mapper: orm.Mapper[Any], _: object, row: object) -> None:
     states = [sa.inspect(each) for each in (*others, row)]
     same = [each.identity for each in states if each.mapper.local_table is table]
     watch.add(table, filter(None, same))
-
-
-def _table(mapper: orm.Mapper[Any]) -> sa.Table:
-    table = mapper.local_table
-    if not isinstance(table, sa.Table) or len(mapper.tables) > 1:
-        raise UnrecordedError(f"{mapper.class_.__name__} has no table to itself")
-    return table
 
 
 def _refuse(*_: object, **__: object) -> None:

@@ -22,6 +22,7 @@ from snippets.database.row_changes import (
     Watch,
     by_key,
     rows_of,
+    table_of,
     watches,
 )
 from snippets.database.row_diff import UnrecordedError
@@ -65,7 +66,7 @@ def _target(state: orm.ORMExecuteState) -> sa.Table | None:
     conflict = vars(statement).get("_post_values_clause")
     if conflict is not None and "do_update" in conflict.__visit_name__:
         raise UnrecordedError("an upsert does not tell what it replaces")
-    return next(table for table in models if table == statement.table)
+    return table_of(orm.class_mapper(models[statement.table]))
 
 
 def _writes(part: object, models: Mapping[sa.Table, type]) -> bool:
@@ -131,7 +132,10 @@ def _change(
     if len(rows) > MOST_ROWS:
         raise UnrecordedError(f"more than {MOST_ROWS:,} rows: send it in parts")
     watch.rows[table] = {**rows}
-    these = sa.tuple_(*table.primary_key).in_([*rows])
+    key: list[Any] = [*table.primary_key]
+    if mapper := state.bind_mapper:  # so that the session can compare its instances
+        key = [mapper.get_property_by_column(c).class_attribute for c in key]
+    these = sa.tuple_(*key).in_([*rows])
     return state.invoke_statement(statement=statement.where(these))
 
 

@@ -9,18 +9,20 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, selectinload
+from sqlalchemy.orm import Session, selectinload
 
 from snippets.database import row_changes_naive
 from snippets.database.async_session import session_scope
-from snippets.database.row_changes import AuditedMixin, tell_flushes
+from snippets.database.row_changes import tell_flushes
 from snippets.database.row_diff import MASK, UnrecordedError
 from tests.support.audited_telephony import (
     Call,
     Device,
     DiskFullError,
+    Employee,
     Extension,
     Line,
+    OtherBase,
     Telephony,
     Trunk,
     User,
@@ -32,26 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from catalogue.plugin import Proof
-
-
-class OtherBase(DeclarativeBase):
-    """Tables of which one is not enough."""
-
-
-class Person(AuditedMixin, OtherBase):
-    """Somebody, in two tables if an employee."""
-
-    __tablename__ = "people"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-
-
-class Employee(Person):
-    """Somebody who is paid."""
-
-    __tablename__ = "employees"
-
-    id: Mapped[int] = mapped_column(sa.ForeignKey(Person.id), primary_key=True)
 
 
 @pytest.fixture
@@ -251,6 +233,10 @@ async def test_a_model_that_is_not_audited_costs_and_tells_nothing(
 async def test_sessions_of_another_factory_tell_nothing(platform: Telephony) -> None:
     async with async_sessionmaker(platform.engine).begin() as session:
         session.add(User(id=7, email="grace"))
+        (await ada(session)).id = 101  # which those that tell would refuse
+        with count_sql(platform.engine) as seen:
+            await session.flush()
+    assert seen.total == 1
     assert platform.changes == []
 
 

@@ -24,6 +24,7 @@ from tests.support.audited_telephony import (
     Call,
     Device,
     DiskFullError,
+    Employee,
     Extension,
     Telephony,
     User,
@@ -285,6 +286,28 @@ async def test_what_cannot_be_told_is_refused_and_not_made(
             await session.execute(statement)
     assert platform.changes == []
     assert await desk(platform) == "1.01"
+
+
+async def test_a_model_of_two_tables_is_refused(platform: Telephony) -> None:
+    async with session_scope(platform.sessions) as session:
+        with pytest.raises(UnrecordedError, match="Employee has no table to itself"):
+            await session.execute(sa.insert(Employee), [{"id": 1}])
+
+
+@pytest.mark.parametrize("how", ["auto", "evaluate", "fetch"])
+async def test_instances_that_the_session_holds_follow_the_statement(
+    platform: Telephony, how: str
+) -> None:
+    options = {"synchronize_session": how}
+    async with session_scope(platform.sessions) as session:
+        user = await session.get_one(User, 100)
+        update = sa.update(User).where(User.desk == "1.01").values(desk="2")
+        await session.execute(update, execution_options=options)
+        assert user.desk == "2"
+        delete = sa.delete(User).where(User.desk == "2")
+        await session.execute(delete, execution_options=options)
+        assert user not in session
+    assert [action for action, _, _ in platform.told] == ["update", "delete"]
 
 
 async def test_a_list_of_parameters_updates_by_key_only(platform: Telephony) -> None:

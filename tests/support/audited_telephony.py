@@ -116,6 +116,26 @@ class Trunk(Line):
     """A line to another exchange, in the same table."""
 
 
+class OtherBase(DeclarativeBase):
+    """Tables of which one is not enough."""
+
+
+class Person(AuditedMixin, OtherBase):
+    """Somebody, in two tables if an employee."""
+
+    __tablename__ = "people"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+class Employee(Person):
+    """Somebody who is paid."""
+
+    __tablename__ = "employees"
+
+    id: Mapped[int] = mapped_column(sa.ForeignKey(Person.id), primary_key=True)
+
+
 class DiskFullError(Exception):
     """What is raised by a log that cannot be written."""
 
