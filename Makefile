@@ -4,13 +4,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 PYTEST := $(BIN)/python -m pytest --quiet
+# A folder of tests with a category's name is a job of its own.
+PATTERNS := $(patsubst snippets/%,tests/%,$(wildcard snippets/[a-z]*))
+SIX_STEPS := tests/drift/test_six_steps.py
 port ?= 8000
 
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test check test-real test-site test-lowest fix bench lock site \
-	lint types examples patterns machinery notebooks guard html
+	lint types examples patterns $(PATTERNS) six-steps machinery notebooks guard html built
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -20,8 +23,8 @@ serve: $(READY) ## browse the site on a loopback port, with live reload
 
 test: $(READY) ## all that needs no server, two jobs at a time
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target \
-		lint types examples patterns machinery notebooks
-	@$(MAKE) --no-print-directory guard site html
+		patterns six-steps lint types examples notebooks
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target built machinery
 	@echo "test: all green on embedded backends"
 
 check: lint types guard examples ## the fast half: lint, types, guard, examples
@@ -76,17 +79,26 @@ types: $(READY)
 examples: $(READY)
 	@$(PYTEST) tests/examples
 
-patterns: $(READY)
-	@$(PYTEST) --ignore=tests/site --ignore=tests/examples --ignore=tests/drift
+patterns: $(PATTERNS)
+
+$(PATTERNS): $(READY)
+	@$(PYTEST) $@
+
+six-steps: $(READY)
+	@$(PYTEST) $(SIX_STEPS)
 
 machinery: $(READY)
-	@$(PYTEST) tests/drift
+	@$(PYTEST) tests/drift --ignore=$(SIX_STEPS)
 
 notebooks: $(READY)
 	@$(PYTEST) -o addopts= --nbval notebooks
 
 guard: $(READY)
 	@$(BIN)/python -m catalogue check
+
+# One after the other: each needs what the one before it wrote.
+built: $(READY)
+	@$(MAKE) --no-print-directory --jobs=1 guard site html
 
 html: $(READY)
 	@$(PYTEST) tests/site --ignore=tests/site/browser

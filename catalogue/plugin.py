@@ -84,6 +84,10 @@ class Recorder:
 
     def write(self) -> None:
         """Merge each pattern that ran in full, on unchanged bytes, into the record."""
+        with record.locked(self.root):
+            self._merge()
+
+    def _merge(self) -> None:
         known = record.load(self.root)
         about = _commit(self.root), datetime.now(UTC).isoformat("T", "seconds")
         for pattern in {

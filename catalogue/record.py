@@ -7,7 +7,9 @@ today's counts as none.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -15,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from catalogue.errors import CatalogueError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from catalogue.patterns import Pattern
@@ -131,6 +133,16 @@ def hashes(pattern: Pattern) -> dict[str, str]:
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes in hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Let nobody else change the record meanwhile, for two runs may end at once."""
+    path = (root / PATH).with_suffix(".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def load(root: Path) -> Record:

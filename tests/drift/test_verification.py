@@ -162,6 +162,26 @@ def test_runs_on_embedded_and_real_backends_merge_into_one_entry(run: Run) -> No
     assert behaviours["postgresql"].behaviour == "last"
 
 
+def test_two_runs_that_end_at_once_are_both_recorded(tmp_path: Path) -> None:
+    runs = 8
+    add_one = (
+        "from pathlib import Path\n"
+        "from catalogue import record\n"
+        "with record.locked(Path()):\n"
+        "    known = record.load(Path())\n"
+        "    entry = record.Verification(files={}, runs={})\n"
+        "    more = {**known.patterns, f'calls/dial{len(known.patterns)}': entry}\n"
+        "    record.save(Path(), known.model_copy(update={'patterns': more}))\n"
+    )
+    command = (sys.executable, "-c", add_one)
+    started = [
+        subprocess.Popen(command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
+        for _ in range(runs)
+    ]
+    assert [process.wait() for process in started] == [0] * runs
+    assert len(record.load(tmp_path).patterns) == runs
+
+
 def test_a_test_that_fails_on_the_real_backend_alone_takes_the_proof_away(
     run: Run,
 ) -> None:
