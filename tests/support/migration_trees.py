@@ -23,9 +23,10 @@ USERS = Table(
     UniqueConstraint("tenant", "extension"),
 )
 ENVIRONMENT = """\
+import os
 from snippets.database.migrations import run_environment
 from tests.support.migration_trees import METADATA
-run_environment(METADATA)
+run_environment(METADATA, os.environ.get("MIGRATED_URL"))
 """
 FIRST_UP = """\
     op.create_table(
@@ -62,6 +63,8 @@ def write_tree(folder: Path) -> Path:
     """Write a script folder with two revisions, and return it."""
     (folder / "versions").mkdir(parents=True)
     (folder / "env.py").write_text(ENVIRONMENT, encoding="utf-8")
+    ini = "[alembic]\nscript_location = %(here)s\npath_separator = os\n"
+    (folder / "alembic.ini").write_text(ini, encoding="utf-8")
     add_revision(folder, "first", None, FIRST_UP, FIRST_DOWN)
     add_revision(folder, "second", "first", SECOND_UP, SECOND_DOWN)
     return folder
