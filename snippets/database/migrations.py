@@ -36,6 +36,7 @@ NAMING_CONVENTION = {
 
 _TRY_LOCK = """SELECT pg_try_advisory_xact_lock(27410184366549357),
 set_config('lock_timeout', '{}ms', true)"""
+_Work = Callable[[Connection], bool]
 _ONE_PER_PROCESS = threading.Lock()  # Alembic's `context` and `op` are global
 
 
@@ -86,7 +87,8 @@ def run_environment(metadata: MetaData, url: str | URL | None = None) -> None:
         with context.begin_transaction():
             context.run_migrations()
         if connection.dialect.name == "sqlite":
-            if broken := connection.exec_driver_sql("PRAGMA foreign_key_check").first():
+            broken = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
+            if broken:
                 raise MigrationError(f"rows refer to nothing in {broken[0]}")
         return True
 
@@ -106,11 +108,10 @@ def _config(scripts: Path, connection: Connection) -> Config:
 
 
 async def _locked(
-    engine: AsyncEngine,
-    work: Callable[[Connection], bool],
-    lock_wait: float = 60.0,
-    ddl_wait: float = 5.0,
+    engine: AsyncEngine, work: _Work, lock_wait: float = 60.0, ddl_wait: float = 5.0
 ) -> bool:
+    if isinstance(engine.pool, StaticPool):
+        raise MigrationError("a database in memory cannot be locked; use a file")
     deadline = time.monotonic() + lock_wait
     while True:
         if _ONE_PER_PROCESS.acquire(blocking=False):
@@ -136,8 +137,6 @@ def _try_lock(connection: Connection, ddl_wait: float) -> bool:
         connection.execution_options(isolation_level="READ COMMITTED")
         sql = _TRY_LOCK.format(max(1, round(ddl_wait * 1000)))  # 0 would be no limit
         return bool(connection.exec_driver_sql(sql).scalar())
-    if isinstance(connection.engine.pool, StaticPool):
-        raise MigrationError("a database in memory cannot be locked; use a file")
     connection.begin()
     connection.connection.rollback()  # a listener may have begun without the lock
     # A batch drops the old table, which must not cascade to the rows that refer to it.

@@ -237,6 +237,17 @@ async def test_a_rebuilt_table_does_not_take_the_rows_that_refer_to_it_along(
         assert calls.all() == [(7, 1)]
 
 
+async def test_connections_enforce_foreign_keys_as_before_after_a_start(
+    engine: AsyncEngine, scripts: Path
+) -> None:
+    add_revision(scripts, "third", "second", CALLS)
+    for _ in range(2):
+        await run_migrations(engine, scripts)
+        async with engine.connect() as connection:
+            with pytest.raises(IntegrityError):
+                await connection.execute(text("INSERT INTO calls VALUES (9, 3)"))
+
+
 async def test_a_step_that_leaves_rows_without_their_parent_is_undone(
     engine: AsyncEngine, scripts: Path
 ) -> None:
@@ -263,10 +274,12 @@ async def test_sessions_enforce_foreign_keys_after_a_migration(
     await engine.dispose()
 
 
-async def test_a_database_in_memory_is_refused(scripts: Path) -> None:
+async def test_a_database_in_memory_is_refused_and_left_alone(scripts: Path) -> None:
     engine = create_async_engine("sqlite+aiosqlite://")
+    await naive.start(engine, METADATA)
     with pytest.raises(MigrationError, match="use a file"):
         await run_migrations(engine, scripts)
+    assert await tables(engine) == {"users"}
     await engine.dispose()
 
 
