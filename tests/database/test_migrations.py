@@ -148,6 +148,20 @@ async def test_a_failure_in_the_middle_leaves_nothing(
     assert await run_migrations(engine, scripts)
 
 
+async def test_a_failure_leaves_nothing_even_where_each_statement_commits_itself(
+    database_url: str, scripts: Path
+) -> None:
+    engine = create_async_engine(database_url, isolation_level="AUTOCOMMIT")
+    add_revision(scripts, "third", "second", "    1 / 0")
+    with pytest.raises(ZeroDivisionError):
+        await run_migrations(engine, scripts)
+    assert await tables(engine) == set()
+    add_revision(scripts, "third", "second", "    pass")
+    assert await run_migrations(engine, scripts)
+    await check_migrations(engine, scripts)
+    await engine.dispose()
+
+
 async def test_two_heads_are_refused(engine: AsyncEngine, scripts: Path) -> None:
     add_revision(scripts, "other", "first", "    pass")
     with pytest.raises(CommandError, match="multiple heads"):

@@ -150,6 +150,21 @@ async def test_the_command_goes_up_down_and_up_again_without_a_drift(
     assert not await run_migrations(engine, scripts)
 
 
+async def test_a_revision_that_the_command_writes_is_a_batch_and_ends_the_drift(
+    engine: AsyncEngine, database_url: str, scripts: Path
+) -> None:
+    second = scripts / "versions" / "second.py"
+    second.unlink()
+    await run_migrations(engine, scripts)
+    drift = ("revision", "--autogenerate", "-m", "drift", "--rev-id", "new")
+    process = await alembic(scripts, database_url, *drift)
+    assert "done" in await output(process)
+    written = (scripts / "versions" / "new_drift.py").read_text("utf-8")
+    assert "with op.batch_alter_table('users'" in written
+    assert await run_migrations(engine, scripts)
+    await check_migrations(engine, scripts)
+
+
 async def test_the_command_without_a_url_says_so(scripts: Path) -> None:
     process = await alembic(scripts, None, "current")
     assert "neither a connection nor a URL was given" in await output(process)

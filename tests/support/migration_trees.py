@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import shutil
+from pathlib import Path
 
+import alembic
 from sqlalchemy import Column, Integer, MetaData, String, Table, UniqueConstraint
 
 from snippets.database.migrations import NAMING_CONVENTION
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 METADATA = MetaData(naming_convention=NAMING_CONVENTION)
 USERS = Table(
@@ -64,6 +63,8 @@ def write_tree(folder: Path) -> Path:
     (folder / "versions").mkdir(parents=True)
     (folder / "env.py").write_text(ENVIRONMENT, encoding="utf-8")
     ini = "[alembic]\nscript_location = %(here)s\npath_separator = os\n"
+    template = "templates/generic/script.py.mako"
+    shutil.copy(Path(alembic.__file__).parent / template, folder)
     (folder / "alembic.ini").write_text(ini, encoding="utf-8")
     add_revision(folder, "first", None, FIRST_UP, FIRST_DOWN)
     add_revision(folder, "second", "first", SECOND_UP, SECOND_DOWN)
