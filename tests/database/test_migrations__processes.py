@@ -165,6 +165,24 @@ async def test_a_revision_that_the_command_writes_is_a_batch_and_ends_the_drift(
     await check_migrations(engine, scripts)
 
 
+async def test_sql_that_the_command_writes_offline_changes_nothing(
+    engine: AsyncEngine,
+    database_url: str,
+    scripts: Path,
+    database_backend: str,
+    proof: Proof,
+) -> None:
+    process = await alembic(scripts, database_url, "upgrade", "head", "--sql")
+    assert "CREATE TABLE users" in await output(process)
+    assert (process.returncode == 0) == (database_backend == "postgresql")
+    assert await tables(engine) == set()
+    told = {
+        "sqlite": "ends in an error at the first batch, which must read the table",
+        "postgresql": "holds all steps",
+    }
+    proof.differs("SQL written offline", told[database_backend])
+
+
 async def test_the_command_without_a_url_says_so(scripts: Path) -> None:
     process = await alembic(scripts, None, "current")
     assert "neither a connection nor a URL was given" in await output(process)
