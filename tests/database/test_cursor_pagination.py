@@ -162,6 +162,35 @@ async def test_rows_that_come_and_go_neither_repeat_nor_hide_others(
     assert set(range(1, 34)) <= set(seen)
 
 
+@settings(
+    deadline=None,
+    max_examples=15,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(by=ORDERS, limit=st.integers(2, 9), data=st.data())
+async def test_whatever_comes_and_goes_who_stays_is_met_once(
+    session: AsyncSession, by: str, limit: int, data: st.DataObject
+) -> None:
+    present = set(range(1, 34))
+    stayed, seen, cursor = set(present), list[int](), None
+    for number in range(100, 200):
+        page = await fetch(session, by=by, limit=limit, cursor=cursor)
+        seen += [call.id for call in page.items]
+        if (cursor := page.next_cursor) is None:
+            break
+        present.add(number)
+        await session.execute(sa.insert(Call).values(**row(number)))
+        gone = data.draw(st.sets(st.sampled_from(sorted(present)), max_size=3))
+        await session.execute(sa.delete(Call).where(Call.id.in_(gone)))
+        present -= gone
+        stayed -= gone
+    await session.rollback()
+
+    assert cursor is None
+    assert len(seen) == len(set(seen))
+    assert stayed <= set(seen)
+
+
 async def test_null_is_greater_than_every_value_in_both_directions(
     session: AsyncSession,
 ) -> None:
