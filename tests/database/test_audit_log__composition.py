@@ -150,7 +150,7 @@ async def test_a_new_user_is_signed_versioned_and_logged(sessions: Sessions) -> 
     assert entry.changed["email"] == [None, "linus@example.com"]
 
 
-async def test_the_second_writer_changes_signs_and_logs_nothing(
+async def test_the_second_writer_stores_signs_and_logs_nothing(
     sessions: Sessions,
 ) -> None:
     seen = await stored(sessions)
