@@ -274,8 +274,9 @@ WRITES = [_create, _update, _flush, _delete]
 async def test_nobody_writes_anything(sessions: Sessions, write: Act) -> None:
     before = await stored(sessions)
     async with sessions() as session:
-        with pytest.raises((NoActorError, sa.exc.StatementError)):
+        with pytest.raises((NoActorError, sa.exc.StatementError)) as caught:
             await write(session)
+    assert isinstance(getattr(caught.value, "orig", caught.value), NoActorError)
     assert (await stored(sessions)).version == before.version
     assert await told(sessions) == []
 

@@ -276,9 +276,10 @@ async def test_a_page_is_one_statement(
     session: AsyncSession, engine: AsyncEngine, proof: Proof
 ) -> None:
     page = await fetch(session, by="started_at")
-    with count_sql(engine) as sent:
-        page = await fetch(session, by="started_at", cursor=page.next_cursor)
-    assert sent.total == 1
+    for _ in range(7):
+        with count_sql(engine) as sent:
+            page = await fetch(session, by="started_at", cursor=page.next_cursor)
+        assert sent.total == 1
     proof.cost("a page at any depth", statements=1)
     assert len(page.items) == 4
 
