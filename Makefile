@@ -98,7 +98,9 @@ guard: $(READY)
 
 # One after the other: each needs what the one before it wrote.
 built: $(READY)
-	@$(MAKE) --no-print-directory --jobs=1 guard site html
+	@$(MAKE) --no-print-directory guard
+	@$(MAKE) --no-print-directory site
+	@$(MAKE) --no-print-directory html
 
 html: $(READY)
 	@$(PYTEST) tests/site --ignore=tests/site/browser
