@@ -27,6 +27,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import cache
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any, Literal, TextIO
@@ -436,11 +437,16 @@ def _libraries(root: Path) -> dict[str, str]:
     loaded = {name.partition(".")[0] for name in sys.modules}
     names = {
         name
-        for module, distributions in importlib.metadata.packages_distributions().items()
+        for module, distributions in _distributions().items()
         if module in loaded
         for name in map(_normal, distributions)
     }
     return {name: importlib.metadata.version(name) for name in sorted(declared & names)}
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    return importlib.metadata.packages_distributions()
 
 
 def _normal(name: str) -> str:

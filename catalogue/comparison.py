@@ -28,6 +28,7 @@ from pydantic import (
     model_validator,
 )
 
+from catalogue import plain_yaml
 from catalogue.errors import CatalogueError
 from catalogue.patterns import Pattern
 from catalogue.record import Verification
@@ -392,20 +393,18 @@ def _parse(data: bytes) -> Comparison:
 def _read_yaml(data: bytes) -> tuple[yaml.Node, object]:
     """Return the document as nodes and, safely constructed, as values."""
     try:
-        # Not the loader written in C: nesting that is deep enough crashes Python there.
-        loader = yaml.SafeLoader(data.decode("utf-8"))
-        node = loader.get_single_node()
+        node, values = plain_yaml.read(data.decode("utf-8"))
         if node is None:
             raise CatalogueError(f"{PATH}:1: the file is empty; restore it")
         _refuse_repetitions(node)
-        return node, loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         message = f"{PATH}:{line}: this is not plain YAML: {error.problem}"
         raise CatalogueError(message) from error
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         what = str(error).partition("\n")[0]
         raise CatalogueError(f"{PATH}:1: this is not plain YAML: {what}") from error
+    return node, values
 
 
 def _refuse_repetitions(root: yaml.Node) -> None:

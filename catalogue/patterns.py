@@ -9,13 +9,14 @@ from __future__ import annotations
 import ast
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from catalogue import plain_yaml
 from catalogue.errors import CatalogueError
 
 if TYPE_CHECKING:
@@ -216,8 +217,7 @@ def read_front_matter(root: Path, page: str) -> FrontMatter:
     except ValueError as error:
         raise CatalogueError(f"{page}:1: {error}") from error
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
+        node, data = plain_yaml.read(text)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 2 if error.problem_mark else 1
         message = f"{page}:{line}: the front matter is not YAML: {error.problem}"
@@ -263,11 +263,16 @@ def _imported_snippets(root: Path, path: str) -> set[str]:
     return {path for path in seen if path.startswith("snippets/")}
 
 
-def _direct_imports(source: str) -> Iterator[str]:
+@lru_cache(maxsize=1024)
+def _direct_imports(source: str) -> tuple[str, ...]:
     try:
         tree = ast.parse(source)
     except SyntaxError:
-        return  # the linter names it; here such a file imports nothing
+        return ()  # the linter names it; here such a file imports nothing
+    return tuple(_snippets_imported_in(tree))
+
+
+def _snippets_imported_in(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         names = (
             [alias.name for alias in node.names]

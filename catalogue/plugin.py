@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import packages_distributions, version
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ from catalogue import record
 from catalogue.patterns import Pattern, discover
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Generator, Iterable, Mapping
     from pathlib import Path
 
 KINDS = {
@@ -270,9 +271,14 @@ def _commit(root: Path) -> str:
     return f"{commit}+" if changed else commit or "no commit"
 
 
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    return packages_distributions()
+
+
 def _versions(root: Path, pattern: Pattern) -> dict[str, str]:
     """Return the versions of Python and of every distribution that the files import."""
-    distributions = packages_distributions()
+    distributions = _distributions()
     imported: set[str] = set()
     for path in pattern.files:
         for node in ast.walk(ast.parse((root / path).read_text("utf-8"))):

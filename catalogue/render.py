@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from catalogue import bench, diagrams, matrix, notebooks, record
+from catalogue import bench, diagrams, matrix, notebooks, plain_yaml, record
 from catalogue.errors import CatalogueError
 from catalogue.markup import link, sentence, state, table, text
 from catalogue.patterns import Pattern, discover, split_front_matter
@@ -366,7 +366,8 @@ def _title(page: Path) -> str:
     place = "/".join(page.parts[-4:])
     try:
         front_matter, _ = split_front_matter(page.read_text("utf-8"))
-        return str(yaml.safe_load(front_matter)["title"])
+        _, fields = plain_yaml.read(front_matter)
+        return str(fields["title"])
     except FileNotFoundError as error:
         raise CatalogueError(f"{place}:1: the page is missing; write it") from error
     except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from catalogue import plain_yaml
 from catalogue.guard.tree import Problem
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ class Continuous:
     def jobs(self, path: str) -> dict[str, dict[str, Any]]:
         """Return the jobs of a workflow; none if it cannot be read."""
         try:
-            data = yaml.safe_load(self._tree.text(path))
+            _, data = plain_yaml.read(self._tree.text(path))
         except yaml.YAMLError:
             return {}
         jobs = data.get("jobs", {}) if isinstance(data, dict) else {}

@@ -16,11 +16,11 @@ BUILT_IN = ("toc", "tables", "fenced_code")
 INCLUDER = "pymdownx.snippets"
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.CSafeLoader):
     """The safe loader, and the two tags that a site's configuration may use."""
 
 
-def _named_object(loader: yaml.SafeLoader, name: str, node: yaml.Node) -> object:
+def _named_object(loader: yaml.CSafeLoader, name: str, node: yaml.Node) -> object:
     del loader  # names are looked up among the installed packages
     module, _, attribute = name.rpartition(".")
     try:
@@ -31,7 +31,7 @@ def _named_object(loader: yaml.SafeLoader, name: str, node: yaml.Node) -> object
         ) from error
 
 
-def _environment(loader: yaml.SafeLoader, node: yaml.Node) -> object:
+def _environment(loader: yaml.CSafeLoader, node: yaml.Node) -> object:
     """Return the last alternative: the guard judges the tree, not the environment."""
     if isinstance(node, yaml.SequenceNode):
         values: list[object] = loader.construct_sequence(node)

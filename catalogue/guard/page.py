@@ -10,8 +10,8 @@ from __future__ import annotations
 import html
 import re
 from collections import defaultdict
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from typing import Any
 
 import markdown
@@ -152,9 +152,13 @@ class Reader:
         self._markdown = markdown.Markdown(
             extensions=list(wanted), extension_configs=wanted
         )
+        self._cached = lru_cache(maxsize=1024)(self._read)
 
     def read(self, path: str, text: str) -> Page:
         """Return what the site makes of `text`, the Markdown of `path`."""
+        return replace(self._cached(path, text), _seen=defaultdict(int))
+
+    def _read(self, path: str, text: str) -> Page:
         body, meta = get_data(text)
         skipped = text.count("\n") - body.count("\n")
         includes: list[Include] = []

@@ -7,7 +7,7 @@ import os
 import re
 import tomllib
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from importlib.metadata import packages_distributions
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,16 @@ def _reader(configuration: str) -> Reader:
     return Reader(read_configuration(SITE, configuration))
 
 
+@lru_cache(maxsize=1024)
+def _parsed(text: str) -> tuple[ast.Module | None, list[ast.AST]]:
+    """Return a module's syntax tree, None if it has none, and all of its nodes."""
+    try:
+        module = ast.parse(text)
+    except (SyntaxError, ValueError):
+        return None, []
+    return module, list(ast.walk(module))
+
+
 @dataclass(frozen=True, order=True)
 class Problem:
     """One thing that drifted: where it is, what is wrong and how to mend it."""
@@ -74,8 +84,6 @@ class Tree:
         """Look at the tree at `root`; nothing is read before it is asked for."""
         self.root = root
         self._texts: dict[str, str] = {}
-        self._modules: dict[str, ast.Module | None] = {}
-        self._nodes: dict[str, list[ast.AST]] = {}
         self._pages: dict[str, Page] = {}
 
     @cached_property
@@ -110,19 +118,11 @@ class Tree:
 
     def module(self, path: str) -> ast.Module | None:
         """Return a Python file's syntax tree, or None if it has none."""
-        if path not in self._modules:
-            try:
-                self._modules[path] = ast.parse(self.text(path))
-            except (SyntaxError, ValueError):
-                self._modules[path] = None
-        return self._modules[path]
+        return _parsed(self.text(path))[0]
 
     def nodes(self, path: str) -> list[ast.AST]:
         """Return every node of a Python file's syntax tree."""
-        if path not in self._nodes:
-            module = self.module(path)
-            self._nodes[path] = list(ast.walk(module)) if module else []
-        return self._nodes[path]
+        return _parsed(self.text(path))[1]
 
     @cached_property
     def patterns(self) -> list[Pattern]:

@@ -54,7 +54,10 @@ def refused(root: Path, body: str, head: str = HEAD) -> str:
 def session(root: Path) -> SmallTree:
     """Write a small tree with the machinery that runs its examples."""
     small = SmallTree.at(root)
-    machinery = [f"catalogue/{name}.py" for name in ("__init__", "errors", "patterns")]
+    machinery = [
+        f"catalogue/{name}.py"
+        for name in ("__init__", "errors", "patterns", "plain_yaml")
+    ]
     for path in (
         *machinery,
         "catalogue/examples.py",

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from bs4 import BeautifulSoup, Tag
 
-from catalogue import comparison, matrix, matrix_html, record, scores
+from catalogue import comparison, matrix, matrix_html, plain_yaml, record, scores
 from catalogue.errors import CatalogueError
 from catalogue.patterns import ROOT, Pattern, discover
 
@@ -71,7 +71,7 @@ def tree(tmp_path: Path) -> Path:
 def all_planned() -> str:
     """Return the real file as it was before any entry was answered."""
     text = (ROOT / SOURCE).read_text("utf-8")
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    root, _ = plain_yaml.read(text)
     assert isinstance(root, yaml.MappingNode)
     entries = next(value for key, value in root.value if key.value == "entries")
     for one in reversed(entries.value):

@@ -47,7 +47,7 @@ def test_a_site_without_the_includer_is_named(small: SmallTree) -> None:
         ("validation: {links: {not_found: info}}", "not_found is not validated"),
         ("site_name: !ring x", "could not determine a constructor"),
         ("extra: !!python/name:ring.ring", "there is no ring.ring"),
-        ("extra: [", "expected the node content"),
+        ("extra: [", "did not find expected node content"),
     ],
 )
 def test_a_setting_that_loosens_the_build_is_named(

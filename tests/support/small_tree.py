@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from catalogue import guard
+from catalogue import guard, plain_yaml
 from catalogue.patterns import ROOT
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ jobs:
 @cache
 def _matrix() -> str:
     """Return the real comparison with one answer of ours, the rest planned."""
-    data = yaml.safe_load((ROOT / MATRIX).read_text("utf-8"))
+    _, data = plain_yaml.read((ROOT / MATRIX).read_text("utf-8"))
     for entry in data["entries"]:
         ours = entry["ours"]
         entry["ours"] = {"planned": ours.get("planned", ours.get("pattern"))}
