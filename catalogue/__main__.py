@@ -43,9 +43,11 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     option.add_argument(
         "--publish", action="store_true", help="refuse a pattern that is not verified"
     )
-    add("prove", _prove, "test what has no valid record, on embedded backends")
+    option = add("prove", _prove, "test what has no valid record, on embedded backends")
+    option.add_argument("--category", default="", help="only this one's patterns")
     option = add("serve", _serve, "prove, render and serve the site with live reload")
     option.add_argument("--port", type=_port, default=8000)
+    option.set_defaults(category="")
     option = add("list", _list, "list the patterns and their states")
     option.add_argument("--json", action="store_true", help="for machines")
     option = add("show", _show, "show all that is known of one pattern, as JSON")
@@ -84,10 +86,14 @@ def _render(root: Path, options: argparse.Namespace) -> int:
     return 0
 
 
-def _prove(root: Path, _: argparse.Namespace) -> int:
-    waiting = record.unverified(record.load(root), discover(root))
+def _prove(root: Path, options: argparse.Namespace) -> int:
+    patterns = discover(root)
+    if options.category:
+        patterns = [one for one in patterns if one.category == options.category]
+    waiting = record.unproven(record.load(root), patterns)
     tests = [test for pattern in waiting for test in pattern.tests]
-    sys.stdout.write(f"prove: {len(waiting)} patterns without a valid record\n")
+    of = f"{len(patterns)} patterns{options.category and f' of {options.category}'}"
+    sys.stdout.write(f"prove: {len(waiting)} of {of} have no valid record\n")
     sys.stdout.flush()
     if not tests:
         return 0

@@ -165,6 +165,16 @@ class Pattern:
         )
         return sorted({*existing, *imported})
 
+    @property
+    def surroundings(self) -> list[str]:
+        """What else a run of the proof depends on: its fixtures, helpers, libraries."""
+        fixtures = ["tests/conftest.py", f"tests/{self.category}/conftest.py"]
+        helpers = set[str]().union(
+            *(_imported(self.root, path) for path in (*fixtures, *self.tests))
+        )
+        found = {*fixtures, *helpers, "requirements.txt"} - {*self.files}
+        return sorted(path for path in found if (self.root / path).exists())
+
     @cached_property
     def front_matter(self) -> FrontMatter:
         """The page's front matter; a `CatalogueError` names the file and the line."""
@@ -251,7 +261,12 @@ def _line_of(node: yaml.Node | None, location: tuple[int | str, ...]) -> int:
 
 
 def _imported_snippets(root: Path, path: str) -> set[str]:
-    """Return `path` and the snippet files that it imports, at any distance."""
+    found = _imported(root, path)
+    return {path for path in found if path.startswith("snippets/")}
+
+
+def _imported(root: Path, path: str) -> set[str]:
+    """Return `path` and the files of this project that it imports, at any distance."""
     seen: set[str] = set()
     waiting = [path]
     while waiting:
@@ -260,7 +275,7 @@ def _imported_snippets(root: Path, path: str) -> set[str]:
             continue
         seen.add(current)
         waiting.extend(_direct_imports((root / current).read_text("utf-8")))
-    return {path for path in seen if path.startswith("snippets/")}
+    return seen
 
 
 @lru_cache(maxsize=1024)
@@ -269,10 +284,10 @@ def _direct_imports(source: str) -> tuple[str, ...]:
         tree = ast.parse(source)
     except SyntaxError:
         return ()  # the linter names it; here such a file imports nothing
-    return tuple(_snippets_imported_in(tree))
+    return tuple(_imported_in(tree))
 
 
-def _snippets_imported_in(tree: ast.Module) -> Iterator[str]:
+def _imported_in(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         names = (
             [alias.name for alias in node.names]
@@ -282,5 +297,5 @@ def _snippets_imported_in(tree: ast.Module) -> Iterator[str]:
             else []
         )
         for name in names:
-            if name.startswith("snippets."):
+            if name.startswith(("snippets.", "tests.")):
                 yield name.replace(".", "/") + ".py"

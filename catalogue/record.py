@@ -92,6 +92,11 @@ class Verification(_Frozen):
         return any(run.passed for run in runs) and not any(run.failed for run in runs)
 
     @property
+    def embedded(self) -> bool:
+        """Whether the tests ran on the embedded backends."""
+        return not self.runs.keys() <= set(REAL.values())
+
+    @property
     def missing(self) -> list[str]:
         """The real backends whose embedded stand-in was tested and that did not run."""
         wanted = {REAL[backend] for backend in self.runs if backend in REAL}
@@ -126,8 +131,9 @@ class Record(_Frozen):
 
 
 def hashes(pattern: Pattern) -> dict[str, str]:
-    """Return the SHA-256 of each file that the proof of `pattern` is about."""
-    return {path: sha256(pattern.root / path) for path in pattern.files}
+    """Return the SHA-256 of each file that the proof of `pattern` depends on."""
+    paths = sorted([*pattern.files, *pattern.surroundings])
+    return {path: sha256(pattern.root / path) for path in paths}
 
 
 def sha256(path: Path) -> str:
@@ -189,6 +195,15 @@ def state_of(record: Record, pattern: Pattern) -> str:
     """Return the state of exactly today's bytes of `pattern`."""
     known = record.valid(pattern)
     return known.state if known else "not verified"
+
+
+def unproven(record: Record, patterns: Iterable[Pattern]) -> list[Pattern]:
+    """Return the patterns whose tests did not all pass on embedded backends."""
+    return [
+        pattern
+        for pattern in patterns
+        if not ((known := record.valid(pattern)) and known.passed and known.embedded)
+    ]
 
 
 def unverified(record: Record, patterns: Iterable[Pattern]) -> list[Pattern]:

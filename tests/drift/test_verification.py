@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from catalogue import record
+from catalogue.__main__ import main
 from catalogue.errors import CatalogueError
 from catalogue.patterns import ROOT, Pattern, find
 
@@ -48,16 +49,24 @@ def run(tmp_path: Path) -> Run:
     """Give a function that runs the tests of a small tree and returns its pattern."""
     (tmp_path / "snippets/calls").mkdir(parents=True)
     (tmp_path / "tests/calls").mkdir(parents=True)
-    (tmp_path / "pyproject.toml").write_text("[tool.pytest.ini_options]\n")
+    (tmp_path / "pyproject.toml").write_text(
+        "[tool.pytest.ini_options]\n"
+        'addopts = ["-p", "catalogue.plugin", "--import-mode=importlib"]\n'
+    )
     (tmp_path / "snippets/calls/dial.py").write_text(
         "from snippets.calls.number import Number\n"
     )
     (tmp_path / "snippets/calls/number.py").write_text("class Number: ...\n")
+    (tmp_path / "tests/support").mkdir()
+    (tmp_path / "tests/support/tones.py").write_text("BUSY = 425\n")
+    (tmp_path / "tests/calls/conftest.py").write_text(
+        "from tests.support.tones import BUSY\n"
+    )
+    (tmp_path / "requirements.txt").write_text("pytest==9\n")
 
     def run(tests: str, *arguments: str) -> Pattern:
         (tmp_path / "tests/calls/test_dial.py").write_text(tests)
-        options = ("-p", "catalogue.plugin", "--import-mode=importlib", "--quiet")
-        command = (sys.executable, "-m", "pytest", *options, *arguments)
+        command = (sys.executable, "-m", "pytest", *arguments)
         environment = {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
         subprocess.run(
             command, cwd=tmp_path, env=environment, check=False, capture_output=True
@@ -82,6 +91,9 @@ def test_a_passed_run_is_recorded_with_what_its_tests_had_to_say(run: Run) -> No
         "snippets/calls/dial.py",
         "snippets/calls/number.py",
         "tests/calls/test_dial.py",
+        "tests/calls/conftest.py",
+        "tests/support/tones.py",
+        "requirements.txt",
     }
 
 
@@ -241,7 +253,14 @@ def test_a_run_of_one_file_of_proof_of_two_is_not_recorded(
 
 @pytest.mark.parametrize(
     "path",
-    ["snippets/calls/dial.py", "snippets/calls/number.py", "tests/calls/test_dial.py"],
+    [
+        "snippets/calls/dial.py",
+        "snippets/calls/number.py",
+        "tests/calls/test_dial.py",
+        "tests/calls/conftest.py",
+        "tests/support/tones.py",
+        "requirements.txt",
+    ],
 )
 def test_a_record_of_other_bytes_counts_as_none(run: Run, path: str) -> None:
     pattern = run(PASSES)
@@ -249,6 +268,24 @@ def test_a_record_of_other_bytes_counts_as_none(run: Run, path: str) -> None:
         file.write("\n")
     assert record.load(pattern.root).valid(pattern) is None
     assert record.state_of(record.load(pattern.root), pattern) == "not verified"
+
+
+def test_only_what_is_not_proven_on_embedded_backends_is_run_again(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    root = run(ON_A_DATABASE, "--backends", "real").root
+    none = "prove: 1 of 2 patterns of calls have no valid record\n"  # it has no test
+
+    assert main(["prove", "--category", "messages"], root) == 0
+    assert capfd.readouterr().out.startswith("prove: 0 of 0 patterns of messages")
+    assert main(["prove", "--category", "calls"], root) == 0
+    assert "1 passed" in capfd.readouterr().out
+    assert main(["prove", "--category", "calls"], root) == 0
+    assert capfd.readouterr().out == none
+    (root / "tests/support/tones.py").write_text("BUSY = 426\n")
+    assert main(["prove"], root) == 0
+    assert "1 passed" in capfd.readouterr().out
 
 
 def test_a_new_run_after_a_change_forgets_the_runs_before_it(run: Run) -> None:

@@ -1,0 +1,39 @@
+"""Reading YAML with libyaml, about ten times as fast as PyYAML's own parser."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+from yaml import CSafeLoader
+
+DEEPEST = 100
+"""Levels of nesting; some thousands would overflow the stack of libyaml's composer."""
+
+
+def read(text: str) -> tuple[yaml.Node | None, Any]:
+    """Return the one document in `text` as nodes and, safely constructed, as values.
+
+    Raises `yaml.YAMLError` for what is no YAML, and for nesting beyond `DEEPEST`.
+    """
+    _refuse_depth(text)
+    loader = CSafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        return node, None if node is None else loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _refuse_depth(text: str) -> None:
+    depth = 0
+    for event in yaml.parse(text, Loader=CSafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > DEEPEST:
+            line = event.start_mark.line if event.start_mark else 0
+            problem = f"it is nested more than {DEEPEST} levels deep"
+            place = yaml.Mark("", 0, line, 0, None, 0)
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=place)
