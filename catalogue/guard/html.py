@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from bs4 import BeautifulSoup, Tag
@@ -76,9 +77,15 @@ def _compare(
 
 
 def _blocks(html: str) -> Iterator[Tag]:
-    for block in BeautifulSoup(html, "html.parser").find_all("pre"):
+    for block in parsed(html).find_all("pre"):
         if not block.find_parent(class_=SIGNATURE):
             yield block
+
+
+@lru_cache(maxsize=1024)
+def parsed(html: str) -> BeautifulSoup:
+    """Return a page's elements; to parse it is most of the cost of a check."""
+    return BeautifulSoup(html, "html.parser")
 
 
 def _built(page: Page) -> str:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urljoin, urlsplit
 
-from bs4 import BeautifulSoup, Tag
-
-from catalogue.guard.html import check_html
+from catalogue.guard.html import check_html, parsed
 from catalogue.patterns import discover
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from bs4 import BeautifulSoup, Tag
 
 CSS_REFERENCE = re.compile(r"url\(\s*['\"]?([^'\")]+)|@import\s+['\"]([^'\"]+)")
 LOADING = ("src", "srcset", "href", "xlink:href", "poster", "data", "action", "ping")
@@ -29,10 +29,10 @@ class Page:
     path: str
     html: str
 
-    @cached_property
+    @property
     def soup(self) -> BeautifulSoup:
         """The page, parsed."""
-        return BeautifulSoup(self.html, "html.parser")
+        return parsed(self.html)
 
     @property
     def url(self) -> str:
