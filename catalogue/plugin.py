@@ -179,7 +179,8 @@ def pytest_collection_modifyitems(
     items[:] = [item for item in items if _wanted(item, half)]
     for item in items:
         if pattern := recorder.pattern(item):
-            recorder.hashes.setdefault(pattern.id, record.hashes(pattern))
+            if pattern.id not in recorder.hashes:
+                recorder.hashes[pattern.id] = record.hashes(pattern)
             recorder.expected[pattern.id].add(item.nodeid)
     for pattern in recorder.patterns.values():
         if not collected.issuperset(pattern.tests):
