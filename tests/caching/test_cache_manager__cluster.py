@@ -1,7 +1,6 @@
 """The same on a Redis Cluster of three nodes, which refuses what touches two slots."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 from typing import cast
 
 import pytest
@@ -13,11 +12,10 @@ from snippets.caching.cache_manager import CacheManager
 from snippets.caching.guarded_entry import GuardedEntries
 from snippets.caching.key_patterns import literal
 from tests.support.counters import count_round_trips
-from tests.support.redis_cluster import redis_cluster
+from tests.support.tagged import HOUR, kept, put
 
 pytestmark = pytest.mark.backends("redis")
 
-HOUR = 3600.0
 MANY = 100_000
 FILL = """
 for i = 1, ARGV[1] do
@@ -28,39 +26,10 @@ end
 """
 
 
-@pytest.fixture(scope="module")
-def ports(
-    redis_backend: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[list[int]]:
-    """The ports of a cluster of this module's own."""
-    assert redis_backend
-    with redis_cluster(tmp_path_factory.mktemp("cluster")) as ports:
-        yield ports
-
-
-@pytest.fixture
-async def cluster(ports: list[int]) -> AsyncIterator[RedisCluster]:
-    """A client of the cluster, which is emptied afterwards."""
-    async with RedisCluster(host="127.0.0.1", port=ports[0]) as client:
-        yield client
-        await client.flushall(target_nodes=RedisCluster.PRIMARIES)
-
-
 @pytest.fixture
 def tenants(cluster: RedisCluster) -> list[CacheManager]:
     """The managers of some tenants."""
     return [CacheManager(lambda: cluster, f"telephony:1:{n}") for n in range(20)]
-
-
-async def put(manager: CacheManager, key: str, *tags: str) -> bool:
-    """Store a value as a reader does who finds none."""
-    reading = await manager.get(key)
-    return await manager.set_with_tags(reading, key.encode(), *tags, ttl=HOUR)
-
-
-async def kept(manager: CacheManager, *keys: str) -> list[str]:
-    """Return those keys that have a value."""
-    return [key for key in keys if (await manager.get(key)).payload is not None]
 
 
 async def test_tenants_are_spread_over_the_nodes_and_each_is_in_one_slot(

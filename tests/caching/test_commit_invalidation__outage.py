@@ -25,8 +25,6 @@ from tests.support.redis_faults import faulty_server
 from tests.support.redis_servers import (
     FakeRedisServer,
     PrivateRedisServer,
-    fake_redis,
-    private_redis_server,
 )
 
 if TYPE_CHECKING:
@@ -79,16 +77,6 @@ async def sessions(database_url: str) -> AsyncIterator[Sessions]:
     """A database with one user."""
     async with database_with_ada(database_url) as (_, sessions):
         yield sessions
-
-
-@pytest.fixture
-async def breakable(
-    redis_backend: str,
-) -> AsyncIterator[FakeRedisServer | PrivateRedisServer]:
-    """A Redis that may be taken down."""
-    start = fake_redis if redis_backend == "fakeredis" else private_redis_server
-    async with start() as server:
-        yield server
 
 
 async def change(sessions: Sessions) -> None:
