@@ -1,4 +1,4 @@
-"""Wire it into FastAPI: cached teams have their users' tags, which commits invalidate."""
+"""Wire it into FastAPI: cached teams have tags of their users, which commits use."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
