@@ -122,11 +122,13 @@ class GuardedEntries:
 
 
 def _reading(key: str, found: object, began: float) -> Reading:
+    if isinstance(found, bytes):
+        return Reading(key, found, began)
+    if found is None:
+        return Reading(key, b"", began)
     if isinstance(found, str):
         raise TypeError("entries are bytes: use a client that does not decode them")
-    if not isinstance(found, bytes | None):
-        raise InvalidResponse("this is no value of a key")
-    return Reading(key, found or b"", began)
+    raise InvalidResponse("this is no value of a key")
 
 
 def _mark(kind: bytes) -> bytes:
