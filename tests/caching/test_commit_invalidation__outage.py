@@ -214,6 +214,24 @@ async def test_an_invalidation_that_cancels_itself_holds_nobody_up(
     assert told.steps == ["given up"]
 
 
+async def test_a_shutdown_that_cancels_an_invalidation_lets_its_commit_return(
+    sessions: Sessions,
+) -> None:
+    asked = asyncio.Event()
+
+    async def invalidate(*_: str) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    CommitInvalidation(invalidate=invalidate).install(sessions)
+    writer = asyncio.create_task(change(sessions))
+    await asked.wait()
+    for task in asyncio.all_tasks() - {writer, asyncio.current_task()}:
+        task.cancel()
+    async with asyncio.timeout(PATIENCE):
+        await writer
+
+
 async def test_a_callback_that_raises_does_not_stop_the_next_try(
     sessions: Sessions, told: Told
 ) -> None:
