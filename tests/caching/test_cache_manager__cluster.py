@@ -1,6 +1,8 @@
 """The same on a Redis Cluster of three nodes, which refuses what touches two slots."""
 
 import asyncio
+import tracemalloc
+from itertools import pairwise
 from typing import cast
 
 import pytest
@@ -17,6 +19,8 @@ from tests.support.tagged import HOUR, kept, put
 pytestmark = pytest.mark.backends("redis")
 
 MANY = 100_000
+MEGABYTE = 1_000_000
+BATCHES_AT_MOST = 4
 FILL = """
 for i = 1, ARGV[1] do
   local key = 'call:' .. i
@@ -118,24 +122,28 @@ async def test_of_100_000_entries_a_batch_goes_at_a_time_and_others_are_served(
     await cluster.eval(FILL, 1, "{telephony:1:0}", MANY)
     await put(manager, "user:7", "acme")
     is_done = asyncio.Event()
-    answers = 0
+    answered: list[int] = []
 
     async with RedisCluster(host="127.0.0.1", port=ports[1]) as client:
         other = CacheManager(lambda: client, "telephony:1:0")  # of the same slot
 
         async def ask() -> None:
-            nonlocal answers
             while not is_done.is_set():
                 assert (await other.get("user:7")).payload == b"user:7"
-                answers += 1
+                answered.append(trips.commands.count("EVAL"))
 
-        asking = asyncio.create_task(ask())
         with count_round_trips() as trips:
+            asking = asyncio.create_task(ask())
+            tracemalloc.start()
             assert await manager.invalidate_by_tags("calls") == MANY
-        is_done.set()
-        await asking
+            _, peak = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+            is_done.set()
+            await asking
 
     batches = trips.commands.count("EVAL")
     assert batches == MANY // 500 + 1
-    assert answers > batches / 2
+    assert peak < MEGABYTE
+    waits = (later - before for before, later in pairwise(answered))
+    assert max(waits) <= BATCHES_AT_MOST  # which another client waited for
     assert await kept(manager, "call:1", f"call:{MANY}", "user:7") == ["user:7"]

@@ -84,12 +84,13 @@ async def test_an_entry_stored_anew_without_a_tag_is_not_removed_by_it(
 async def test_after_all_entries_have_ended_only_the_marks_are_left(
     index: TagIndex, redis: Redis, tagged: str
 ) -> None:
-    await put(index, "user:7", "acme", "user:7", ttl=SHORT)
-    await put(index, "user:8", "acme", ttl=SHORT)
+    await put(index, "user:7", "first long", ttl=10 * SHORT)
+    await put(index, "user:8", "first long", "first short", ttl=SHORT)
+    await put(index, "user:9", "first short", ttl=10 * SHORT)
 
     async with asyncio.timeout(20):
         while await names(redis, tagged) != {""}:
-            pass  # for a millisecond, by the server's clock
+            pass  # for ten milliseconds, by the server's clock
     assert 0 < await redis.ttl(f"{{{tagged}}}") <= 3600
 
 
