@@ -14,20 +14,13 @@ from snippets.caching.cache_manager import CacheManager
 from snippets.caching.guarded_entry import GuardedEntries
 from snippets.caching.key_patterns import literal
 from tests.support.counters import count_round_trips
-from tests.support.tagged import HOUR, kept, put
+from tests.support.tagged import HOUR, fill, kept, put
 
 pytestmark = pytest.mark.backends("redis")
 
 MANY = 100_000
 MEGABYTE = 1_000_000
 BATCHES_AT_MOST = 4
-FILL = """
-for i = 1, ARGV[1] do
-  local key = 'call:' .. i
-  redis.call('HSET', KEYS[1] .. ':entry:' .. key, '=', '', '#calls', '')
-  redis.call('ZADD', KEYS[1] .. ':index:#calls', 1e15, key)
-end
-"""
 
 
 @pytest.fixture
@@ -119,7 +112,7 @@ async def test_of_100_000_entries_a_batch_goes_at_a_time_and_others_are_served(
     ports: list[int], cluster: RedisCluster, tenants: list[CacheManager]
 ) -> None:
     manager = tenants[0]
-    await cluster.eval(FILL, 1, "{telephony:1:0}", MANY)
+    await fill(cluster, "telephony:1:0", MANY, "calls")
     await put(manager, "user:7", "acme")
     is_done = asyncio.Event()
     answered: list[int] = []

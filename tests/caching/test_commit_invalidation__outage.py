@@ -18,6 +18,7 @@ from snippets.database.async_session import session_scope
 from tests.support.commit_invalidation import (
     TAG,
     Names,
+    User,
     database_with_ada,
     rename,
 )
@@ -230,6 +231,9 @@ async def test_a_shutdown_that_cancels_an_invalidation_lets_its_commit_return(
         task.cancel()
     async with asyncio.timeout(PATIENCE):
         await writer
+
+    async with session_scope(sessions) as session:
+        assert (await session.get_one(User, 7)).name == "Ada Lovelace"
 
 
 async def test_a_callback_that_raises_does_not_stop_the_next_try(

@@ -207,9 +207,9 @@ async def test_who_was_given_a_value_has_no_right_to_store(
 
 
 async def test_entries_stored_while_an_invalidation_goes_on_are_not_orphaned(
-    index: TagIndex, redis_server: RedisServer, tagged: str
+    index: TagIndex, redis: Redis, redis_server: RedisServer, tagged: str
 ) -> None:
-    await fill(index, [f"user:{number}" for number in range(1200)], "acme")
+    await fill(redis, tagged, 1200, "acme")
     other_redis = redis_server.client()
     other = TagIndex(lambda: other_redis, tagged)
     stored = asyncio.create_task(

@@ -7,11 +7,18 @@ from typing import TYPE_CHECKING
 from snippets.caching.cache_manager import CacheManager
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis
+    from redis.asyncio import Redis, RedisCluster
 
     from snippets.caching.tag_index import Reading, TagIndex
 
 HOUR = 3600.0
+FILL = """
+for i = 1, ARGV[1] do
+  local key = 'call:' .. i
+  redis.call('HSET', KEYS[1] .. ':entry:' .. key, '=', '', ARGV[2], '')
+  redis.call('ZADD', KEYS[1] .. ':index:' .. ARGV[2], 1e15, key)
+end
+"""
 
 
 async def get(values: CacheManager | TagIndex, key: str) -> Reading:
@@ -38,16 +45,22 @@ async def put(
     return await store(values, await get(values, key), *tags, ttl=ttl)
 
 
-async def fill(values: CacheManager | TagIndex, keys: list[str], *tags: str) -> None:
-    """Store many entries."""
-    reading = await get(values, keys[0])
-    for key in keys:
-        assert await store(values, reading._replace(key=key), *tags)
+async def fill(
+    redis: Redis | RedisCluster, namespace: str, entries: int, tag: str
+) -> None:
+    """Put as many entries as `TagIndex` would store with a tag: call:1, and so on."""
+    await redis.eval(FILL, 1, f"{{{namespace}}}", entries, f"#{tag}")
 
 
 async def kept(values: CacheManager | TagIndex, *keys: str) -> list[str]:
     """Return those keys that have a value."""
     return [key for key in keys if (await get(values, key)).payload is not None]
+
+
+async def count(redis: Redis, namespace: str) -> int:
+    """Return how many entries there are."""
+    found = await names(redis, namespace)
+    return sum(name.startswith(":entry:") for name in found)
 
 
 async def names(redis: Redis, namespace: str) -> set[str]:
