@@ -44,6 +44,7 @@ class Codec(Generic[T]):
             self._adapter: TypeAdapter[tuple[T]] = TypeAdapter(alone, config=as_text)
         except PydanticUserError as error:
             raise TypeError(f"{self._name} cannot be stored: return a DTO") from error
+        self._read = self._adapter.validator.validate_json  # which every hit calls
         for cls in _classes(self._adapter.core_schema):
             if hasattr(cls, "__mapper__"):
                 name = cls.__qualname__
@@ -86,9 +87,10 @@ class Codec(Generic[T]):
     def decode(self, payload: bytes | str) -> T:
         """Return the value, a new object each time, or raise `CodecError`."""
         try:
-            return self._adapter.validate_json(payload, by_alias=False, by_name=True)[0]
+            alone: tuple[T] = self._read(payload, by_alias=False, by_name=True)
         except ValidationError:
             raise CodecError(f"the stored bytes are not a {self._name}") from None
+        return alone[0]
 
 
 def _typed(value: object) -> object:

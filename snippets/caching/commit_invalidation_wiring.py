@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 from fastapi import FastAPI
 from sqlalchemy import URL
@@ -13,12 +12,15 @@ from snippets.caching.commit_invalidation import (
     CommitInvalidation,
     invalidate_on_commit,
 )
+from snippets.caching.guarded_entry import GuardedEntries
 from snippets.caching.redis_client import create_redis
 from snippets.database.async_session import (
     SessionDep,
     create_engine_and_sessions,
     session_scope,
 )
+
+TTL = 300
 
 
 class Base(DeclarativeBase):
@@ -51,14 +53,14 @@ def create_app(database_url: str | URL, redis_url: str) -> FastAPI:
     app = FastAPI(lifespan=lifespan)
     cache = Cache(client=lambda: app.state.redis, namespace="telephony:1")
 
-    @cached(cache, ttl=300)
+    @cached(cache, ttl=TTL)
     async def name_of(user_id: int) -> str:
         async with session_scope(app.state.sessions) as session:
             return (await session.get_one(User, user_id)).name
 
     async def invalidate(*keys: str) -> None:
         async with app.state.redis.pipeline(transaction=False) as pipeline:
-            entries = replace(name_of.results.entries, client=lambda: pipeline)
+            entries = GuardedEntries(client=lambda: pipeline, ttl=TTL)
             for key in keys:
                 await entries.invalidate(key)
             await pipeline.execute()

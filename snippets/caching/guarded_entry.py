@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from redis.asyncio import Redis
+from redis.exceptions import InvalidResponse
 
 JITTER = 0.1
 POLL_SECONDS = 0.05
@@ -120,10 +121,14 @@ class GuardedEntries:
         return bool(await self.client().eval(_REPLACE, 1, *arguments))
 
 
-def _reading(key: str, found: bytes | str | None, began: float) -> Reading:
+def _reading(key: str, found: object, began: float) -> Reading:
+    if isinstance(found, bytes):
+        return Reading(key, found, began)
+    if found is None:
+        return Reading(key, b"", began)
     if isinstance(found, str):
         raise TypeError("entries are bytes: use a client that does not decode them")
-    return Reading(key, found or b"", began)
+    raise InvalidResponse("this is no value of a key")
 
 
 def _mark(kind: bytes) -> bytes:

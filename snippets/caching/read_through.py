@@ -14,20 +14,42 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from redis.exceptions import RedisError
 
 from snippets.caching.codec import Codec, CodecError
-from snippets.caching.guarded_entry import GuardedEntries, Reading
 from snippets.caching.single_flight import SingleFlight
 
+R = TypeVar("R", bound="Reading")
 T = TypeVar("T")
 
-# ValueError is a CodecError, or the client's for an answer that is no Redis protocol.
-FAILURES = (RedisError, OSError, ValueError)
+# ValueError is a CodecError, or as RecursionError the client's for an answer that is no
+# Redis protocol.
+FAILURES = (RedisError, OSError, ValueError, RecursionError)
 
 logger = logging.getLogger(__name__)
+
+
+class Reading(Protocol):
+    """What was found under a key, to be handed back to `Entries.write`."""
+
+    @property
+    def payload(self) -> bytes | None:
+        """The value's bytes, if there is one."""
+
+
+class Entries(Protocol[R]):
+    """Where values are kept: `GuardedEntries`, or the entries of a `CacheManager`."""
+
+    async def read(self, key: str) -> R:
+        """Return what is kept, or the right to write."""
+
+    async def write(self, reading: R, payload: bytes | None) -> bool:
+        """Store, unless the entry has changed; return whether it had not."""
+
+    async def invalidate(self, key: str) -> None:
+        """Forget the entry, and the right of all who read it to write."""
 
 
 class _Found(NamedTuple, Generic[T]):
@@ -46,7 +68,7 @@ class ReadThrough(Generic[T]):
 
     name: str
     codec: Codec[T]
-    entries: GuardedEntries
+    entries: Entries[Any]
     on_failure: Callable[[str, str], object] | None = None
     cache_none: bool = True
     _flights: SingleFlight[_Found[T]] = field(
@@ -98,7 +120,7 @@ class ReadThrough(Generic[T]):
             kept = payload if self.cache_none or value is not None else None
         finally:
             if reading is not None:
-                is_current = await self._write(reading, kept)
+                is_current = await self._write(self.entries.write(reading, kept))
         return _Found(value, payload, is_current)
 
     def _encode(self, value: T) -> bytes | None:
@@ -108,9 +130,9 @@ class ReadThrough(Generic[T]):
             self._report("encode", error)
             return None
 
-    async def _write(self, reading: Reading, payload: bytes | None) -> bool:
+    async def _write(self, write: Awaitable[bool]) -> bool:
         try:
-            return await self.entries.write(reading, payload)
+            return await write
         except FAILURES as error:
             self._report("write", error)
             return True

@@ -1,7 +1,8 @@
 """The same on a Redis Cluster of three nodes, which refuses what touches two slots."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import tracemalloc
+from itertools import pairwise
 from typing import cast
 
 import pytest
@@ -13,54 +14,19 @@ from snippets.caching.cache_manager import CacheManager
 from snippets.caching.guarded_entry import GuardedEntries
 from snippets.caching.key_patterns import literal
 from tests.support.counters import count_round_trips
-from tests.support.redis_cluster import redis_cluster
+from tests.support.tagged import HOUR, fill, kept, put
 
 pytestmark = pytest.mark.backends("redis")
 
-HOUR = 3600.0
 MANY = 100_000
-FILL = """
-for i = 1, ARGV[1] do
-  local key = 'call:' .. i
-  redis.call('HSET', KEYS[1] .. ':entry:' .. key, '=', '', '#calls', '')
-  redis.call('ZADD', KEYS[1] .. ':index:#calls', 1e15, key)
-end
-"""
-
-
-@pytest.fixture(scope="module")
-def ports(
-    redis_backend: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[list[int]]:
-    """The ports of a cluster of this module's own."""
-    assert redis_backend
-    with redis_cluster(tmp_path_factory.mktemp("cluster")) as ports:
-        yield ports
-
-
-@pytest.fixture
-async def cluster(ports: list[int]) -> AsyncIterator[RedisCluster]:
-    """A client of the cluster, which is emptied afterwards."""
-    async with RedisCluster(host="127.0.0.1", port=ports[0]) as client:
-        yield client
-        await client.flushall(target_nodes=RedisCluster.PRIMARIES)
+MEGABYTE = 1_000_000
+BATCHES_AT_MOST = 4
 
 
 @pytest.fixture
 def tenants(cluster: RedisCluster) -> list[CacheManager]:
     """The managers of some tenants."""
     return [CacheManager(lambda: cluster, f"telephony:1:{n}") for n in range(20)]
-
-
-async def put(manager: CacheManager, key: str, *tags: str) -> bool:
-    """Store a value as a reader does who finds none."""
-    reading = await manager.get(key)
-    return await manager.set_with_tags(reading, key.encode(), *tags, ttl=HOUR)
-
-
-async def kept(manager: CacheManager, *keys: str) -> list[str]:
-    """Return those keys that have a value."""
-    return [key for key in keys if (await manager.get(key)).payload is not None]
 
 
 async def test_tenants_are_spread_over_the_nodes_and_each_is_in_one_slot(
@@ -146,27 +112,31 @@ async def test_of_100_000_entries_a_batch_goes_at_a_time_and_others_are_served(
     ports: list[int], cluster: RedisCluster, tenants: list[CacheManager]
 ) -> None:
     manager = tenants[0]
-    await cluster.eval(FILL, 1, "{telephony:1:0}", MANY)
+    await fill(cluster, "telephony:1:0", MANY, "calls")
     await put(manager, "user:7", "acme")
     is_done = asyncio.Event()
-    answers = 0
+    answered: list[int] = []
 
     async with RedisCluster(host="127.0.0.1", port=ports[1]) as client:
         other = CacheManager(lambda: client, "telephony:1:0")  # of the same slot
 
         async def ask() -> None:
-            nonlocal answers
             while not is_done.is_set():
                 assert (await other.get("user:7")).payload == b"user:7"
-                answers += 1
+                answered.append(trips.commands.count("EVAL"))
 
-        asking = asyncio.create_task(ask())
         with count_round_trips() as trips:
+            asking = asyncio.create_task(ask())
+            tracemalloc.start()
             assert await manager.invalidate_by_tags("calls") == MANY
-        is_done.set()
-        await asking
+            _, peak = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+            is_done.set()
+            await asking
 
     batches = trips.commands.count("EVAL")
     assert batches == MANY // 500 + 1
-    assert answers > batches / 2
+    assert peak < MEGABYTE
+    waits = (later - before for before, later in pairwise(answered))
+    assert max(waits) <= BATCHES_AT_MOST  # which another client waited for
     assert await kept(manager, "call:1", f"call:{MANY}", "user:7") == ["user:7"]

@@ -1,6 +1,6 @@
 """Cached functions in FastAPI: as the wiring shows, and as dependencies."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated
 from uuid import uuid4
@@ -12,21 +12,9 @@ from redis.asyncio import Redis
 
 from snippets.caching.cached import Cache, cached
 from snippets.caching.cached_wiring import User, create_app
-from tests.support.redis_faults import tcp_server
 from tests.support.redis_servers import RedisServer, free_port
-from tests.support.servers import address
 
 Users = dict[tuple[str, int], str]
-
-
-@pytest.fixture
-def redis_url(redis_backend: str) -> Iterator[str]:
-    """The URL of a Redis that answers."""
-    if redis_backend == "redis":
-        yield address("REDIS_URL")
-        return
-    with tcp_server() as url:
-        yield url
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from signal import SIGCONT, SIGSTOP
 
@@ -17,8 +16,6 @@ from tests.support.redis_faults import faulty_server
 from tests.support.redis_servers import (
     FakeRedisServer,
     PrivateRedisServer,
-    fake_redis,
-    private_redis_server,
 )
 
 PATIENCE = 60
@@ -68,16 +65,6 @@ class Directory:
 def directory(caplog: pytest.LogCaptureFixture) -> Directory:
     """Nobody has asked yet."""
     return Directory(caplog)
-
-
-@pytest.fixture
-async def breakable(
-    redis_backend: str,
-) -> AsyncIterator[FakeRedisServer | PrivateRedisServer]:
-    """A Redis that may be taken down."""
-    start = fake_redis if redis_backend == "fakeredis" else private_redis_server
-    async with start() as server:
-        yield server
 
 
 @pytest.mark.parametrize("lease", [None, 60])

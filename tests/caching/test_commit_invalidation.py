@@ -31,14 +31,11 @@ from tests.support.commit_invalidation import (
     Base,
     Calls,
     User,
-    database_with_ada,
     rename,
 )
 from tests.support.pools import assert_pool_is_whole, checked_out
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from tests.support.commit_invalidation import Sessions
 
 
@@ -61,15 +58,6 @@ class Extension(Base):
 def calls() -> Calls:
     """What was invalidated."""
     return Calls()
-
-
-@pytest.fixture
-async def engine_and_sessions(
-    database_url: str,
-) -> AsyncIterator[tuple[AsyncEngine, Sessions]]:
-    """A database with one user."""
-    async with database_with_ada(database_url) as both:
-        yield both
 
 
 @pytest.fixture

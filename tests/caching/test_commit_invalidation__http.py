@@ -15,20 +15,9 @@ from tests.support.counters import count_round_trips
 from tests.support.databases import create_engine
 from tests.support.redis_faults import tcp_server
 from tests.support.redis_servers import free_port
-from tests.support.servers import address
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-
-
-@pytest.fixture
-def redis_url(redis_backend: str) -> Iterator[str]:
-    """The URL of a Redis that answers."""
-    if redis_backend == "redis":
-        yield address("REDIS_URL")
-        return
-    with tcp_server() as url:
-        yield url
+    from collections.abc import AsyncIterator
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from snippets.database.async_session import session_scope
 from tests.support.commit_invalidation import (
     TAG,
     Names,
+    User,
     database_with_ada,
     rename,
 )
@@ -25,8 +26,6 @@ from tests.support.redis_faults import faulty_server
 from tests.support.redis_servers import (
     FakeRedisServer,
     PrivateRedisServer,
-    fake_redis,
-    private_redis_server,
 )
 
 if TYPE_CHECKING:
@@ -79,16 +78,6 @@ async def sessions(database_url: str) -> AsyncIterator[Sessions]:
     """A database with one user."""
     async with database_with_ada(database_url) as (_, sessions):
         yield sessions
-
-
-@pytest.fixture
-async def breakable(
-    redis_backend: str,
-) -> AsyncIterator[FakeRedisServer | PrivateRedisServer]:
-    """A Redis that may be taken down."""
-    start = fake_redis if redis_backend == "fakeredis" else private_redis_server
-    async with start() as server:
-        yield server
 
 
 async def change(sessions: Sessions) -> None:
@@ -224,6 +213,27 @@ async def test_an_invalidation_that_cancels_itself_holds_nobody_up(
     await told.failed.wait()
 
     assert told.steps == ["given up"]
+
+
+async def test_a_shutdown_that_cancels_an_invalidation_lets_its_commit_return(
+    sessions: Sessions,
+) -> None:
+    asked = asyncio.Event()
+
+    async def invalidate(*_: str) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    CommitInvalidation(invalidate=invalidate).install(sessions)
+    writer = asyncio.create_task(change(sessions))
+    await asked.wait()
+    for task in asyncio.all_tasks() - {writer, asyncio.current_task()}:
+        task.cancel()
+    async with asyncio.timeout(PATIENCE):
+        await writer
+
+    async with session_scope(sessions) as session:
+        assert (await session.get_one(User, 7)).name == "Ada Lovelace"
 
 
 async def test_a_callback_that_raises_does_not_stop_the_next_try(

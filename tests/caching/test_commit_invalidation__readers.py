@@ -23,29 +23,17 @@ from tests.support.commit_invalidation import (
     TTL,
     Names,
     User,
-    database_with_ada,
     rename,
 )
 from tests.support.counters import count_round_trips, count_sql
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from redis.asyncio import Redis
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from catalogue.plugin import Proof
     from tests.support.commit_invalidation import Sessions
     from tests.support.redis_servers import RedisServer
-
-
-@pytest.fixture
-async def engine_and_sessions(
-    database_url: str,
-) -> AsyncIterator[tuple[AsyncEngine, Sessions]]:
-    """A database with one user."""
-    async with database_with_ada(database_url) as both:
-        yield both
 
 
 @pytest.fixture

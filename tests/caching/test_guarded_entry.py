@@ -39,12 +39,6 @@ class Clock:
             await happening
 
 
-@pytest.fixture
-def key(redis_server: RedisServer) -> str:
-    """The key of a user."""
-    return f"{redis_server.namespace}:user:7"
-
-
 @pytest.fixture(params=[None, 60.0], ids=["no lease", "lease"])
 def entries(redis: Redis, request: pytest.FixtureRequest) -> GuardedEntries:
     """Entries for an hour, without a lease and with one."""

@@ -1,32 +1,11 @@
 """Keys that are spread over a Redis Cluster, which refuses what touches two slots."""
 
-from collections.abc import AsyncIterator, Iterator
-
 import pytest
 from redis.asyncio import RedisCluster
 
 from snippets.caching.key_patterns import delete_matching, literal
-from tests.support.redis_cluster import redis_cluster
 
 pytestmark = pytest.mark.backends("redis")
-
-
-@pytest.fixture(scope="module")
-def ports(
-    redis_backend: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[list[int]]:
-    """The ports of a cluster of this module's own."""
-    assert redis_backend
-    with redis_cluster(tmp_path_factory.mktemp("cluster")) as ports:
-        yield ports
-
-
-@pytest.fixture
-async def cluster(ports: list[int]) -> AsyncIterator[RedisCluster]:
-    """A client of the cluster, which is emptied afterwards."""
-    async with RedisCluster(host="127.0.0.1", port=ports[0]) as client:
-        yield client
-        await client.flushall(target_nodes=RedisCluster.PRIMARIES)
 
 
 async def test_keys_of_all_slots_are_deleted_and_no_others(

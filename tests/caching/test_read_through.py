@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from signal import SIGCONT, SIGSTOP
@@ -20,14 +20,15 @@ from snippets.caching.read_through import ReadThrough
 from snippets.caching.read_through_naive import FallBack
 from snippets.caching.redis_client import create_redis
 from tests.support.counters import count_round_trips
-from tests.support.redis_faults import faulty_server
+from tests.support.redis_faults import GARBAGE, faulty_server
 from tests.support.redis_servers import (
     FakeRedisServer,
     PrivateRedisServer,
     RedisServer,
-    fake_redis,
-    private_redis_server,
 )
+
+PATIENCE = 60
+"""Seconds after which something hangs."""
 
 EMAIL = "ada@example.com"
 
@@ -116,22 +117,6 @@ def make_users(told: Told) -> MakeUsers:
 def users(redis: Redis, make_users: MakeUsers) -> ReadThrough[User | None]:
     """Users in this test's Redis."""
     return make_users(redis)
-
-
-@pytest.fixture
-def key(redis_server: RedisServer) -> str:
-    """The key of a user."""
-    return f"{redis_server.namespace}:user:7"
-
-
-@pytest.fixture
-async def breakable(
-    redis_backend: str,
-) -> AsyncIterator[FakeRedisServer | PrivateRedisServer]:
-    """A Redis that may be taken down."""
-    start = fake_redis if redis_backend == "fakeredis" else private_redis_server
-    async with start() as server:
-        yield server
 
 
 async def test_a_hit_equals_the_miss_and_loads_nothing(
@@ -474,6 +459,20 @@ async def test_a_server_that_stands_still_fails_no_call(
 
     assert load.runs == 2  # before and during
     told.assert_once("read")
+
+
+@pytest.mark.parametrize("lease", [None, 0.01])
+@pytest.mark.parametrize("reply", GARBAGE.values(), ids=GARBAGE)
+async def test_no_garbage_that_a_server_says_fails_a_call(
+    make_users: MakeUsers, reply: bytes, lease: float | None
+) -> None:
+    async with (
+        faulty_server(reply) as server,
+        create_redis(server.url, timeout=PATIENCE) as redis,
+        asyncio.timeout(PATIENCE),
+    ):
+        users = make_users(redis, lease=lease)
+        assert await users.get("user:7", Load([ADA])) == ADA
 
 
 @pytest.mark.parametrize("nonsense", [b"=", b"=null]", b"=[1]", b"=\xff", b'=["1001"]'])

@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -34,7 +34,6 @@ from snippets.caching.redis_client_wiring import RedisDep, create_app
 from tests.support.counters import count_round_trips
 from tests.support.redis_faults import faulty_server, tcp_server
 from tests.support.redis_servers import PrivateRedisServer, RedisServer, free_port
-from tests.support.servers import address
 
 # A busy machine is no reason to fail.
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -48,16 +47,6 @@ class User(BaseModel):
 
     id: int
     credit: Decimal = Decimal(0)
-
-
-@pytest.fixture
-def redis_url(redis_backend: str) -> Iterator[str]:
-    """The URL of a Redis that answers."""
-    if redis_backend == "redis":
-        yield address("REDIS_URL")
-        return
-    with tcp_server() as url:
-        yield url
 
 
 @pytest.fixture

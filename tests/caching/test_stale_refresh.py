@@ -41,12 +41,6 @@ def users(redis: Redis, service: Service) -> Users:
 
 
 @pytest.fixture
-def key(redis_server: RedisServer) -> str:
-    """The key of a user."""
-    return f"{redis_server.namespace}:user:7"
-
-
-@pytest.fixture
 async def due(users: Users, key: str, service: Service) -> str:
     """The key of a user who is kept, and whose refresh is due."""
     await users.get(key, Load.of(ADA))

@@ -1,7 +1,6 @@
 """A refresh that fails, comes too late or is overtaken leaves a right answer behind."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 from hypothesis import given, settings
@@ -16,7 +15,6 @@ from tests.support.redis_servers import (
     PrivateRedisServer,
     RedisServer,
     fake_redis,
-    private_redis_server,
 )
 from tests.support.stale_refresh import (
     ADA,
@@ -60,16 +58,6 @@ async def due(users: Users, redis_server: RedisServer, service: Service) -> str:
     await users.get(key, Load.of(ADA))
     service.now += DUE
     return key
-
-
-@pytest.fixture
-async def breakable(
-    redis_backend: str,
-) -> AsyncIterator[FakeRedisServer | PrivateRedisServer]:
-    """A Redis that may be taken down."""
-    start = fake_redis if redis_backend == "fakeredis" else private_redis_server
-    async with start() as server:
-        yield server
 
 
 async def test_a_failed_refresh_keeps_the_old_value_and_is_told_once(

@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from uuid import uuid4
 
@@ -13,9 +13,7 @@ from redis.asyncio import Redis
 
 from snippets.caching.redis_client import create_redis
 from snippets.caching.stale_refresh_wiring import create_app, tenant
-from tests.support.redis_faults import tcp_server
 from tests.support.redis_servers import RedisServer
-from tests.support.servers import address
 from tests.support.stale_refresh import (
     ADA,
     ADA_MARRIED,
@@ -46,16 +44,6 @@ async def due(users: Users, redis_server: RedisServer, service: Service) -> str:
     await users.get(key, Load.of(ADA))
     service.now += DUE
     return key
-
-
-@pytest.fixture
-def redis_url(redis_backend: str) -> Iterator[str]:
-    """The URL of a Redis that answers."""
-    if redis_backend == "redis":
-        yield address("REDIS_URL")
-        return
-    with tcp_server() as url:
-        yield url
 
 
 async def test_a_running_refresh_is_waited_for_and_stored(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -81,7 +81,7 @@ class Names:
     async def invalidate(self, *tags: str) -> None:
         """Mark the entries of all tags in one round trip."""
         async with self.redis.pipeline(transaction=False) as pipeline:
-            entries = replace(self.cache.entries, client=lambda: pipeline)
+            entries = GuardedEntries(client=lambda: pipeline, ttl=TTL)
             for tag in tags:
                 await entries.invalidate(self.key(tag))
             await pipeline.execute()

@@ -9,6 +9,22 @@ from dataclasses import dataclass
 
 from fakeredis import TcpFakeServer
 
+GARBAGE = {
+    "no protocol": b"nonsense\r\n",
+    "HTTP": b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    "bytes": b"\xff\xfe\r\n",
+    "a length that is none": b"$x\r\n",
+    "a number": b":1\r\n",
+    "a number that is none": b":x\r\n",
+    "a list": b"*1\r\n:1\r\n",
+    "a list without end": b"*1\r\n" * 3000,
+    "a status": b"+OK\r\n",
+    "nothing": b"$-1\r\n",
+    "an error": b"-ERR no\r\n",
+    "a redirection to nowhere": b"-MOVED 1\r\n",
+}
+"""What a server may say to each command, by what it is."""
+
 COMMAND = re.compile(rb"(?m)^\*\d+\r$")
 
 
