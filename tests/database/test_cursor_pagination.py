@@ -32,7 +32,6 @@ from snippets.database.soft_delete import (
     install_soft_delete,
     soft_delete,
 )
-from tests.support.counters import count_sql
 
 SECRET = b"s" * 32
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -270,18 +269,6 @@ async def test_the_limit_is_bounded_and_a_short_secret_refused(
         await cursor_page(
             session, Call, request=PageRequest(), secret=b"short", scope=""
         )
-
-
-async def test_a_page_is_one_statement(
-    session: AsyncSession, engine: AsyncEngine, proof: Proof
-) -> None:
-    page = await fetch(session, by="started_at")
-    for _ in range(7):
-        with count_sql(engine) as sent:
-            page = await fetch(session, by="started_at", cursor=page.next_cursor)
-        assert sent.total == 1
-    proof.cost("a page at any depth", statements=1)
-    assert len(page.items) == 4
 
 
 async def test_the_type_of_a_row_is_inferred(session: AsyncSession) -> None:
