@@ -32,6 +32,7 @@ from snippets.database.soft_delete import (
     install_soft_delete,
     soft_delete,
 )
+from tests.support.databases import create_tables
 
 SECRET = b"s" * 32
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -74,8 +75,8 @@ def row(number: int) -> dict[str, object]:
 @pytest.fixture
 async def session(engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
     """A session on 33 calls."""
+    await create_tables(engine, Base.metadata)
     async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
         await connection.execute(sa.insert(Call), [row(n) for n in range(1, 34)])
     async with AsyncSession(engine) as session:
         yield session
@@ -328,8 +329,8 @@ async def test_the_wiring_pages_and_answers_400_to_a_bad_cursor(
     database_url: str,
 ) -> None:
     engine, sessions = create_engine_and_sessions(database_url)
+    await create_tables(engine, wiring.Base.metadata)
     async with engine.begin() as connection:
-        await connection.run_sync(wiring.Base.metadata.create_all)
         rows = [{"tenant_id": 1, "seconds": n % 2} for n in range(5)]
         await connection.execute(sa.insert(wiring.Call), rows)
     app = FastAPI()

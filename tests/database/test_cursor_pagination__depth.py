@@ -12,6 +12,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from catalogue.plugin import Proof
 from snippets.database.cursor_pagination import PageRequest, cursor_page
+from tests.support.databases import create_tables
 
 SECRET = b"s" * 32
 LIMIT = 4
@@ -41,8 +42,8 @@ class Call(Base):
 @pytest.fixture
 async def session(engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
     """A session on 3000 calls."""
+    await create_tables(engine, Base.metadata)
     async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
         rows = [
             {
                 "id": n,

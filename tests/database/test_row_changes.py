@@ -29,6 +29,7 @@ from tests.support.audited_telephony import (
     telephony,
 )
 from tests.support.counters import count_sql
+from tests.support.databases import create_tables
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -322,8 +323,7 @@ async def test_a_primary_key_may_not_change(platform: Telephony) -> None:
 
 
 async def test_a_model_of_two_tables_is_refused(platform: Telephony) -> None:
-    async with platform.engine.begin() as connection:
-        await connection.run_sync(OtherBase.metadata.create_all)
+    await create_tables(platform.engine, OtherBase.metadata)
     with pytest.raises(UnrecordedError, match="Employee has no table to itself"):
         async with session_scope(platform.sessions) as session:
             session.add(Employee(id=1))
