@@ -39,14 +39,14 @@ async def main() -> None:
             session, Call, mine, request=request, secret=SECRET, scope="1"
         )
         print([(call.id, call.seconds) for call in page.items])
-        # > [(2, None), (1, 30)]
+        # > [(2, None), (3, 30)]
 
         request = PageRequest("-seconds", limit=2, cursor=page.next_cursor)
         page = await cursor_page(
             session, Call, mine, request=request, secret=SECRET, scope="1"
         )
         print([(call.id, call.seconds) for call in page.items], page.next_cursor)
-        # > [(3, 30), (4, 10)] None
+        # > [(1, 30), (4, 10)] None
 
         try:
             await cursor_page(

@@ -1,9 +1,10 @@
 """Find the rows that come after a given one in an order with ties and NULLs.
 
 The condition agrees with the order exactly: NULL counts as greater than every value, on
-every database, and the primary key decides between equals. It begins with a bound on
-the first field, from which an index can start; not so where that field may be NULL and
-the order ascends. Compare values which the same `SortTerm` has read: they are what the
+every database, and the primary key decides between equals. Where all fields go one way
+and none may be NULL, an index on them starts at the very row; otherwise at the first of
+those that share its first value, and where that may be NULL and the order ascends, at
+the first of all. Compare values which the same `SortTerm` has read: they are what the
 database compares, not what Python makes of it.
 
 Source: https://use-the-index-luke.com/no-offset
@@ -32,9 +33,15 @@ class SortTerm:
 
     def stored(self) -> sa.ColumnElement[Any]:
         """Return the expression that reads the value as `after` needs it."""
-        return sa.type_coerce(self.column, self.compared_as).label(
-            f"sort_{self.column.key}"
-        )
+        return self.comparable().label(f"sort_{self.column.key}")
+
+    def comparable(self) -> sa.ColumnElement[Any]:
+        """Return the column as the database compares it."""
+        return sa.type_coerce(self.column, self.compared_as)
+
+    def literal(self, value: object) -> sa.ColumnElement[Any]:
+        """Return a value that `stored` read, to compare the column with."""
+        return sa.literal(value, self.compared_as)
 
     def order(self) -> sa.ColumnElement[Any]:
         """Return the term of an ORDER BY, which says where NULL is if there can be."""
@@ -53,13 +60,16 @@ def sort_terms(
 ) -> list[SortTerm]:
     """Return the terms of an order such as `-created_at,email`, then of the key.
 
-    A field named twice counts once. One that is no column, or whose type is none of
+    The key goes the way of the field before it, so that one index serves both ways. A
+    field named twice counts once. One that is no column, or whose type is none of
     Python's, raises `FieldError`.
     """
     mapper = sa.inspect(model)
     keys = [mapper.get_property_by_column(key).key for key in mapper.primary_key]
     descending: dict[str, bool] = {}
-    for name in [*(order_by.split(",") if order_by else ()), *keys]:
+    names = order_by.split(",") if order_by else []
+    sign = "-" if order_by and names[-1].startswith("-") else ""
+    for name in [*names, *(sign + key for key in keys)]:
         descending.setdefault(name.removeprefix("-"), name.startswith("-"))
     return [
         SortTerm(
@@ -74,6 +84,11 @@ def sort_terms(
 
 def after(terms: Sequence[SortTerm], values: Sequence[object]) -> Condition:
     """Return the condition for the rows after the one that has these values."""
+    ways = {term.descending for term in terms}
+    if len(ways) == 1 and not any(term.nullable for term in terms):
+        columns = sa.tuple_(*(term.comparable() for term in terms))
+        bounds = sa.tuple_(*map(SortTerm.literal, terms, values))
+        return columns < bounds if ways == {True} else columns > bounds
     rows: Condition = sa.false()
     for term, value in reversed([*zip(terms, values, strict=True)]):
         beyond, onward = _bounds(term, value)
@@ -83,8 +98,7 @@ def after(terms: Sequence[SortTerm], values: Sequence[object]) -> Condition:
 
 def _bounds(term: SortTerm, value: object) -> tuple[Condition, Condition]:
     """Return the conditions for what comes after a value, and from it on."""
-    column = sa.type_coerce(term.column, term.compared_as)
-    bound = sa.literal(value, term.compared_as)
+    column, bound = term.comparable(), term.literal(value)
     null = column.is_(None)
     if value is None and term.descending:
         return column.is_not(None), sa.true()

@@ -133,8 +133,7 @@ def _one_row(statement: sa.UpdateBase, result: sa.Result[Any]) -> sa.Result[Any]
         frozen = result.freeze()
         result, changed = frozen(), len(frozen.data)
     else:
-        cursor = cast("sa.CursorResult[Any]", result)
-        changed = len(cursor.returned_defaults_rows or ()) or cursor.rowcount
+        changed = cast("sa.CursorResult[Any]", result).rowcount
     if changed != 1:
         raise StaleDataError(f"{changed} rows, not 1, were at the version expected")
     return result

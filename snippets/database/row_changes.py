@@ -113,7 +113,8 @@ def tell_flushes(session_class: type[orm.Session], record: Record) -> None:
     event.listen(session_class, "before_flush", begin)
     event.listen(session_class, "after_flush", end)
     for name in ("before_insert", "before_update", "before_delete"):
-        event.listen(orm.Mapper, name, _before_row)
+        if not event.contains(orm.Mapper, name, _before_row):  # it is for all classes
+            event.listen(orm.Mapper, name, _before_row)
     for name in ("bulk_save_objects", "bulk_insert_mappings", "bulk_update_mappings"):
         setattr(session_class, name, _refuse)
 

@@ -34,6 +34,7 @@ from snippets.database.async_session import (
     session_scope,
 )
 from tests.support.counters import count_sql
+from tests.support.databases import create_tables
 from tests.support.pools import assert_pool_is_whole, checked_out
 
 if TYPE_CHECKING:
@@ -76,8 +77,7 @@ async def engine_and_sessions(
     engine, sessions = create_engine_and_sessions(
         database_url, pool_size=2, max_overflow=1, pool_timeout=5
     )
-    async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
+    await create_tables(engine, Base.metadata)
     yield engine, sessions
     await engine.dispose()
 
@@ -347,8 +347,7 @@ async def test_in_memory_sqlite_has_one_connection_for_all_sessions(
 ) -> None:
     url = "sqlite+aiosqlite://" if database_backend == "sqlite" else database_url
     engine, sessions = create_engine_and_sessions(url)
-    async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
+    await create_tables(engine, Base.metadata)
     outcome = "has a transaction of its own"
     async with session_scope(sessions) as first, sessions() as second:
         first.add(User(email="ada@example.com"))

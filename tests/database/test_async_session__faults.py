@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from snippets.database.async_session import create_engine_and_sessions, session_scope
+from tests.support.databases import create_tables
 from tests.support.pools import assert_pool_is_whole, checked_out
 
 if TYPE_CHECKING:
@@ -51,8 +52,7 @@ async def engine_and_sessions(
         pool_timeout=5,
         connect_args={"server_settings": {"statement_timeout": "500"}},
     )
-    async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
+    await create_tables(engine, Base.metadata)
     async with session_scope(sessions) as session:
         session.add(Tenant(id=1, extensions=5))
     yield engine, sessions

@@ -31,6 +31,7 @@ from snippets.database.repository import BaseRepository
 from snippets.database.row_diff import MASK, UnrecordedError
 from tests.support.audited_telephony import Base, Device, Extension, User
 from tests.support.counters import count_sql
+from tests.support.databases import create_tables
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -50,9 +51,7 @@ async def engine_and_sessions(
 ) -> AsyncIterator[tuple[AsyncEngine, Sessions]]:
     """An engine, and sessions that keep a log, on a database with user 100 in it."""
     engine, sessions = create_engine_and_sessions(database_url)
-    async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
-        await connection.run_sync(AuditBase.metadata.create_all)
+    await create_tables(engine, Base.metadata, AuditBase.metadata)
     async with sessions.begin() as session:
         session.add(User(id=100, email="ada", desk="1.01", pin="1234"))
     install_audit_log(sessions, clock=lambda: NOON)
@@ -423,8 +422,7 @@ async def test_the_naive_version_keeps_an_entry_of_what_was_rolled_back(
     engine: AsyncEngine, proof: Proof
 ) -> None:
     naive = async_sessionmaker(engine)
-    async with engine.begin() as connection:
-        await connection.run_sync(audit_log_naive.LogBase.metadata.create_all)
+    await create_tables(engine, audit_log_naive.LogBase.metadata)
 
     async with naive() as session:
 

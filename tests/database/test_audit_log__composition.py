@@ -42,6 +42,7 @@ from snippets.database.soft_delete import (
     unique_live,
 )
 from tests.support.counters import count_sql
+from tests.support.databases import create_tables
 
 Sessions: TypeAlias = async_sessionmaker[AsyncSession]
 Act: TypeAlias = Callable[[AsyncSession], Awaitable[object]]
@@ -110,9 +111,7 @@ async def sessions(
 ) -> AsyncIterator[Sessions]:
     """Sessions with all of it, on a database with Ada and her extension."""
     engine, sessions = create_engine_and_sessions(database_url)
-    async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
-        await connection.run_sync(AuditBase.metadata.create_all)
+    await create_tables(engine, Base.metadata, AuditBase.metadata)
     for install in ORDERS[request.param]:
         install(sessions)
     with set_actor("root"):

@@ -26,6 +26,7 @@ from snippets.database.soft_delete import (
     restore,
     soft_delete,
 )
+from tests.support.databases import create_tables
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -80,9 +81,7 @@ async def sessions(
 ) -> AsyncIterator[Sessions]:
     """Sessions with all three, on a database with a user and two voicemails."""
     engine, sessions = create_engine_and_sessions(database_url)
-    async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
-        await connection.run_sync(AuditBase.metadata.create_all)
+    await create_tables(engine, Base.metadata, AuditBase.metadata)
     with set_actor("ada"):
         async with sessions.begin() as session:
             session.add(User(id=1, voicemails=[Voicemail(id=1), Voicemail(id=2)]))

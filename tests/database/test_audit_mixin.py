@@ -35,6 +35,7 @@ from snippets.database.audit_mixin import (
 from snippets.database.audit_mixin_wiring import acts_as
 from snippets.database.repository import BaseRepository
 from tests.support.counters import count_sql
+from tests.support.databases import create_tables
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -116,8 +117,7 @@ async def engine_and_sessions(
     """An engine, and sessions that are audited, on a database with Ada in it."""
     engine, sessions = create_engine_and_sessions(database_url)
     install_audit_mixin(sessions)
-    async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
+    await create_tables(engine, Base.metadata)
     with set_actor(ADA, clock=lambda: NOON):
         async with session_scope(sessions) as session:
             session.add(User(id=100, email=ADA, desk="1.01", settings={"tone": "a"}))

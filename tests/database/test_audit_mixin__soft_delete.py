@@ -23,6 +23,7 @@ from snippets.database.soft_delete import (
     restore,
     soft_delete,
 )
+from tests.support.databases import create_tables
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -85,8 +86,7 @@ async def test_a_soft_deletion_and_a_restoration_are_updates(
 ) -> None:
     engine, sessions = create_engine_and_sessions(database_url)
     install(sessions)
-    async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
+    await create_tables(engine, Base.metadata)
     with set_actor(ADA, clock=lambda: NOON):
         async with session_scope(sessions) as session:
             session.add(Voicemail(id=1))

@@ -28,6 +28,7 @@ from snippets.database.bulk_write_naive import create_many, create_or_update_man
 from snippets.database.filters import FieldError
 from snippets.database.row_batches import RowConflictError
 from tests.support.counters import count_sql
+from tests.support.databases import create_tables
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -170,8 +171,7 @@ async def engine_and_sessions(
 ) -> AsyncIterator[tuple[AsyncEngine, Sessions]]:
     """An engine and the factory of its sessions, on a database with the tables."""
     engine, sessions = create_engine_and_sessions(database_url)
-    async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
+    await create_tables(engine, Base.metadata)
     yield engine, sessions
     await engine.dispose()
 

@@ -25,6 +25,7 @@ from snippets.database.soft_delete import (
     soft_delete,
     unique_live,
 )
+from tests.support.databases import create_tables
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -59,8 +60,7 @@ async def sessions(database_url: str) -> AsyncIterator[Sessions]:
     engine, sessions = create_engine_and_sessions(database_url)
     install_audit_mixin(sessions)
     install_soft_delete(sessions, actor=lambda: ADA)
-    async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
+    await create_tables(engine, Base.metadata)
     with set_actor(ADA, clock=lambda: NOON):
         async with session_scope(sessions) as session:
             await bulk_insert(session, User, desks(a="1", b="2", c="3"))

@@ -19,6 +19,7 @@ from snippets.database.conditional_request import (
     is_not_modified,
 )
 from snippets.database.optimistic_lock_wiring import Base, Extension
+from tests.support.databases import create_tables
 
 if TYPE_CHECKING:
     from catalogue.plugin import Proof
@@ -157,8 +158,7 @@ async def test_the_naive_comparison_lets_writes_pass_that_have_not_seen_the_stat
     database_url: str, proof: Proof
 ) -> None:
     engine, sessions = create_engine_and_sessions(database_url)
-    async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
+    await create_tables(engine, Base.metadata)
     async with session_scope(sessions) as session:
         session.add(Extension(id=17, forwards_to="reception"))
 

@@ -16,6 +16,7 @@ from snippets.database.conditional_request_wiring import add_extensions
 from snippets.database.optimistic_lock import install_optimistic_lock
 from snippets.database.optimistic_lock_wiring import Base, Extension
 from tests.support.counters import count_sql
+from tests.support.databases import create_tables
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -30,8 +31,7 @@ async def app(database_url: str) -> AsyncIterator[FastAPI]:
     """An application with one extension."""
     engine, sessions = create_engine_and_sessions(database_url)
     install_optimistic_lock(sessions)
-    async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
+    await create_tables(engine, Base.metadata)
     async with session_scope(sessions) as session:
         session.add(Extension(id=17, forwards_to="reception"))
     app = FastAPI()

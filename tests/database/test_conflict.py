@@ -17,6 +17,7 @@ from catalogue.plugin import Proof
 from snippets.database.conflict import ConflictError, write_or_conflict
 from snippets.database.conflict_naive import insert_or_complain
 from tests.support.counters import count_sql
+from tests.support.databases import create_tables
 
 
 class Base(DeclarativeBase):
@@ -96,8 +97,8 @@ class Voicemail(Unnamed):
 @pytest.fixture
 async def session(engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
     """A session in which nothing was done yet; one user, Ada, is in the database."""
+    await create_tables(engine, Base.metadata)
     async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
         await connection.execute(sa.insert(Tenant).values(id=1))
         ada = {"tenant_id": 1, "email": "ada@example.com", "login": "ada"}
         await connection.execute(sa.insert(User).values(ada))

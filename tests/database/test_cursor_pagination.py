@@ -32,7 +32,7 @@ from snippets.database.soft_delete import (
     install_soft_delete,
     soft_delete,
 )
-from tests.support.counters import count_sql
+from tests.support.databases import create_tables
 
 SECRET = b"s" * 32
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -75,8 +75,8 @@ def row(number: int) -> dict[str, object]:
 @pytest.fixture
 async def session(engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
     """A session on 33 calls."""
+    await create_tables(engine, Base.metadata)
     async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
         await connection.execute(sa.insert(Call), [row(n) for n in range(1, 34)])
     async with AsyncSession(engine) as session:
         yield session
@@ -251,7 +251,11 @@ async def test_a_foreign_or_tampered_cursor_is_refused(session: AsyncSession) ->
     assert len(page.items) == 4
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None,
+    max_examples=40,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(cursor=st.text(max_size=100))
 async def test_no_text_of_a_stranger_is_a_cursor(
     session: AsyncSession, cursor: str
@@ -270,18 +274,6 @@ async def test_the_limit_is_bounded_and_a_short_secret_refused(
         await cursor_page(
             session, Call, request=PageRequest(), secret=b"short", scope=""
         )
-
-
-async def test_a_page_is_one_statement(
-    session: AsyncSession, engine: AsyncEngine, proof: Proof
-) -> None:
-    page = await fetch(session, by="started_at")
-    for _ in range(7):
-        with count_sql(engine) as sent:
-            page = await fetch(session, by="started_at", cursor=page.next_cursor)
-        assert sent.total == 1
-    proof.cost("a page at any depth", statements=1)
-    assert len(page.items) == 4
 
 
 async def test_the_type_of_a_row_is_inferred(session: AsyncSession) -> None:
@@ -337,8 +329,8 @@ async def test_the_wiring_pages_and_answers_400_to_a_bad_cursor(
     database_url: str,
 ) -> None:
     engine, sessions = create_engine_and_sessions(database_url)
+    await create_tables(engine, wiring.Base.metadata)
     async with engine.begin() as connection:
-        await connection.run_sync(wiring.Base.metadata.create_all)
         rows = [{"tenant_id": 1, "seconds": n % 2} for n in range(5)]
         await connection.execute(sa.insert(wiring.Call), rows)
     app = FastAPI()

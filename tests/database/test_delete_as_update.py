@@ -23,6 +23,7 @@ from snippets.database.delete_as_update_naive import (
     release_instead_of_deleting,
 )
 from tests.support.counters import count_sql
+from tests.support.databases import create_tables
 
 Sessions: TypeAlias = async_sessionmaker[AsyncSession]
 Delete: TypeAlias = Callable[[AsyncSession], Awaitable[object]]
@@ -114,8 +115,7 @@ def numbers() -> Numbers:
 async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
     """Users 1 and 2, each with an extension that has a device."""
     engine, _ = create_engine_and_sessions(database_url)
-    async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
+    await create_tables(engine, Base.metadata)
     async with AsyncSession(engine) as session:
         session.add(Note(id=1))
         for n in (1, 2):
@@ -434,8 +434,7 @@ async def naive(engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
         """A class for the listener alone."""
 
     release_instead_of_deleting(Releasing)
-    async with engine.begin() as connection:
-        await connection.run_sync(NaiveBase.metadata.create_all)
+    await create_tables(engine, NaiveBase.metadata)
     async with AsyncSession(
         engine, sync_session_class=Releasing, expire_on_commit=False
     ) as session:

@@ -28,6 +28,7 @@ from snippets.database.filters import (
     where,
 )
 from snippets.database.filters_naive import matching, searching
+from tests.support.databases import create_tables
 
 
 class Base(DeclarativeBase):
@@ -85,8 +86,8 @@ ROWS: list[dict[str, object]] = [
 @pytest.fixture
 async def session(engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
     """A session on the ten extensions of one tenant."""
+    await create_tables(engine, Base.metadata)
     async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
         await connection.execute(sa.insert(Tenant).values(id=1))
     async with AsyncSession(engine) as session:
         rows = [{"tenant_id": 1, **row} for row in ROWS]

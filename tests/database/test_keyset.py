@@ -13,6 +13,7 @@ from snippets.database.cursor_pagination import PageRequest, cursor_page
 from snippets.database.filters import FieldError
 from snippets.database.keyset import after, sort_terms
 from snippets.database.keyset_naive import rows_after
+from tests.support.databases import create_tables
 
 
 class Base(DeclarativeBase):
@@ -33,8 +34,8 @@ class Call(Base):
 @pytest.fixture
 async def session(engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
     """A session on 3000 calls."""
+    await create_tables(engine, Base.metadata)
     async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
         rows = [{"id": n, "began": (n + 2) // 4} for n in range(1, 3001)]
         await connection.execute(sa.insert(Call), rows)
     async with AsyncSession(engine) as session:

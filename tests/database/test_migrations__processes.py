@@ -1,24 +1,29 @@
 """Processes that start together, one that is killed, and the `alembic` command."""
 
 import asyncio
-import multiprocessing
 import os
 import sys
+import traceback
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Callable
-from multiprocessing.synchronize import Barrier
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
-from sqlalchemy import URL, Connection, event, inspect, make_url
-from sqlalchemy.exc import DBAPIError
+from alembic.config import main as config_main
+from sqlalchemy import URL, inspect, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from catalogue.plugin import Proof
-from snippets.database import migrations_naive as naive
-from snippets.database.migrations import check_migrations, run_migrations
-from tests.support.migration_trees import METADATA, add_revision, write_tree
+from snippets.database.migrations import (
+    MigrationError,
+    check_migrations,
+    run_migrations,
+)
+from tests.support.migration_starters import create_all, migrate, two
+from tests.support.migration_trees import add_revision, write_tree
 
+Command: TypeAlias = Callable[..., Awaitable[None]]
 HANG = """
     op.create_table("calls", sa.Column("id", sa.Integer))
     import sys
@@ -32,75 +37,35 @@ def scripts(tmp_path: Path) -> Path:
     return write_tree(tmp_path / "migrations")
 
 
-async def alembic(scripts: Path, url: str | None, *arguments: str) -> Process:
-    """Start the `alembic` command on the folder and on the database at `url`."""
-    environment = os.environ | ({"MIGRATED_URL": url} if url else {})
+async def process(scripts: Path, url: str, *arguments: str) -> Process:
+    """Start a process of the `alembic` command on the folder and on a database."""
     config = ["-c", str(scripts / "alembic.ini"), *arguments]
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "alembic", *config),
-        env=environment,
+        env=os.environ | {"MIGRATED_URL": url},
         stdin=PIPE,
         stdout=PIPE,
         stderr=PIPE,
     )
 
 
-async def output(process: Process) -> str:
-    """Return all that a command printed, once it has ended."""
-    return "".join(part.decode() for part in await process.communicate())
+@pytest.fixture
+def alembic(scripts: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """The `alembic` command on the folder, in this process, which costs no imports."""
+
+    async def run(url: str | None, *arguments: str) -> None:
+        if url is not None:
+            monkeypatch.setenv("MIGRATED_URL", url)
+        config = ["-c", str(scripts / "alembic.ini"), "-q", *arguments]
+        await asyncio.to_thread(config_main, argv=config)
+
+    return run
 
 
 async def tables(engine: AsyncEngine) -> set[str]:
     """Return the names of all tables."""
     async with engine.connect() as connection:
         return set(await connection.run_sync(lambda c: inspect(c).get_table_names()))
-
-
-def migrate(url: str, scripts: Path, barrier: Barrier, told: Path) -> None:
-    """Be a process that migrates as it starts."""
-
-    async def start() -> bool:
-        engine = create_async_engine(url)
-        barrier.wait(30)
-        return await run_migrations(engine, scripts)
-
-    told.write_text(str(asyncio.run(start())), encoding="utf-8")
-
-
-def create_all(url: str, _: Path, barrier: Barrier, told: Path) -> None:
-    """Be a process that creates its tables as it starts, once both have looked."""
-
-    def meet(_: Connection, __: object, statement: str, *___: object) -> None:
-        if "CREATE TABLE" in statement:
-            barrier.wait(30)
-
-    async def start() -> str:
-        engine = create_async_engine(url)
-        event.listen(engine.sync_engine, "before_cursor_execute", meet)
-        try:
-            await naive.start(engine, METADATA)
-        except DBAPIError:
-            return "failed"
-        return "started"
-
-    told.write_text(asyncio.run(start()), encoding="utf-8")
-
-
-async def two(
-    role: Callable[[str, Path, Barrier, Path], None], url: str, scripts: Path
-) -> list[str]:
-    """Return what two processes told that played the same role at once."""
-    spawn = multiprocessing.get_context("spawn")
-    barrier = spawn.Barrier(2)
-    told = [scripts.parent / "one", scripts.parent / "two"]
-    processes = [
-        spawn.Process(target=role, args=(url, scripts, barrier, file)) for file in told
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        await asyncio.to_thread(process.join, 60)
-    return sorted(file.read_text("utf-8") for file in told)
 
 
 async def test_of_two_processes_one_migrates_and_the_other_finds_nothing_to_do(
@@ -124,7 +89,7 @@ async def test_a_starter_killed_in_the_middle_leaves_nothing_and_frees_the_lock(
     engine: AsyncEngine, database_url: str, scripts: Path
 ) -> None:
     add_revision(scripts, "third", "second", HANG)
-    killed = await alembic(scripts, database_url, "upgrade", "head")
+    killed = await process(scripts, database_url, "upgrade", "head")
     assert killed.stdout
     assert await killed.stdout.readline() == b"in the middle\n"
     add_revision(scripts, "third", "second", "    pass")
@@ -136,29 +101,27 @@ async def test_a_starter_killed_in_the_middle_leaves_nothing_and_frees_the_lock(
 
 
 async def test_the_command_goes_up_down_and_up_again_without_a_drift(
-    engine: AsyncEngine, database_url: str, scripts: Path
+    engine: AsyncEngine, database_url: str, scripts: Path, alembic: Command
 ) -> None:
     for step, left in (
         (("upgrade", "head"), {"alembic_version", "users"}),
         (("downgrade", "base"), {"alembic_version"}),
         (("upgrade", "head"), {"alembic_version", "users"}),
     ):
-        process = await alembic(scripts, database_url, *step)
-        assert (await output(process), process.returncode) == ("", 0)
+        await alembic(database_url, *step)
         assert await tables(engine) == left
     await check_migrations(engine, scripts)
     assert not await run_migrations(engine, scripts)
 
 
 async def test_a_revision_that_the_command_writes_is_a_batch_and_ends_the_drift(
-    engine: AsyncEngine, database_url: str, scripts: Path
+    engine: AsyncEngine, database_url: str, scripts: Path, alembic: Command
 ) -> None:
     second = scripts / "versions" / "second.py"
     second.unlink()
     await run_migrations(engine, scripts)
     drift = ("revision", "--autogenerate", "-m", "drift", "--rev-id", "new")
-    process = await alembic(scripts, database_url, *drift)
-    assert "done" in await output(process)
+    await alembic(database_url, *drift)
     written = (scripts / "versions" / "new_drift.py").read_text("utf-8")
     assert "with op.batch_alter_table('users'" in written
     assert await run_migrations(engine, scripts)
@@ -172,9 +135,10 @@ async def test_sql_that_the_command_writes_offline_changes_nothing(
     database_backend: str,
     proof: Proof,
 ) -> None:
-    process = await alembic(scripts, database_url, "upgrade", "head", "--sql")
-    assert "CREATE TABLE users" in await output(process)
-    assert (process.returncode == 0) == (database_backend == "postgresql")
+    offline = await process(scripts, database_url, "upgrade", "head", "--sql")
+    printed = b"".join(await offline.communicate())
+    assert b"CREATE TABLE users" in printed
+    assert (offline.returncode == 0) == (database_backend == "postgresql")
     assert await tables(engine) == set()
     told = {
         "sqlite": "ends in an error at the first batch, which must read the table",
@@ -183,18 +147,16 @@ async def test_sql_that_the_command_writes_offline_changes_nothing(
     proof.differs("SQL written offline", told[database_backend])
 
 
-async def test_the_command_without_a_url_says_so(scripts: Path) -> None:
-    process = await alembic(scripts, None, "current")
-    assert "neither a connection nor a URL was given" in await output(process)
-    assert process.returncode
+async def test_the_command_without_a_url_says_so(alembic: Command) -> None:
+    with pytest.raises(MigrationError, match="neither a connection nor a URL"):
+        await alembic(None, "current")
 
 
 async def test_a_percent_sign_in_the_name_of_a_file_is_left_alone(
-    scripts: Path, tmp_path: Path
+    alembic: Command, tmp_path: Path
 ) -> None:
     file = tmp_path / "100%(here)s.db"
-    process = await alembic(scripts, f"sqlite+aiosqlite:///{file}", "upgrade", "head")
-    assert (await output(process), process.returncode) == ("", 0)
+    await alembic(f"sqlite+aiosqlite:///{file}", "upgrade", "head")
     assert file.stat().st_size
 
 
@@ -205,12 +167,10 @@ def with_password(url: str, secret: str) -> URL:
 
 @pytest.mark.backends("postgresql")
 async def test_a_percent_sign_in_the_password_is_left_alone(
-    database_url: str, scripts: Path
+    database_url: str, scripts: Path, alembic: Command
 ) -> None:
     secret = with_password(database_url, "100%(here)s@%40")
-    url = secret.render_as_string(hide_password=False)
-    process = await alembic(scripts, url, "upgrade", "head")
-    assert (await output(process), process.returncode) == ("", 0)
+    await alembic(secret.render_as_string(hide_password=False), "upgrade", "head")
     engine = create_async_engine(secret)
     assert not await run_migrations(engine, scripts)
     await engine.dispose()
@@ -218,12 +178,10 @@ async def test_a_percent_sign_in_the_password_is_left_alone(
 
 @pytest.mark.backends("postgresql")
 async def test_no_password_is_in_the_error_of_a_command_that_cannot_connect(
-    database_url: str, scripts: Path
+    database_url: str, alembic: Command
 ) -> None:
     secret = with_password(database_url, "hunter2").set(database="no_such")
     url = secret.render_as_string(hide_password=False)
-    process = await alembic(scripts, url, "upgrade", "head")
-    printed = await output(process)
-    assert 'database "no_such" does not exist' in printed
-    assert "hunter2" not in printed
-    assert process.returncode
+    with pytest.raises(Exception, match='"no_such" does not exist') as error:
+        await alembic(url, "upgrade", "head")
+    assert "hunter2" not in "".join(traceback.format_exception(error.value))

@@ -27,6 +27,7 @@ from snippets.database.optimistic_lock import (
 from snippets.database.optimistic_lock_naive import save
 from snippets.database.repository import BaseRepository
 from tests.support.counters import count_sql
+from tests.support.databases import create_tables
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -96,8 +97,7 @@ async def engine_and_sessions(
     """An engine, and sessions with the lock, on a database with one extension."""
     engine, sessions = create_engine_and_sessions(database_url)
     install_optimistic_lock(sessions)
-    async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
+    await create_tables(engine, Base.metadata)
     async with session_scope(sessions) as session:
         session.add(Extension(id=17, target="reception"))
     yield engine, sessions

@@ -29,6 +29,7 @@ from snippets.database.soft_delete import (
     restore,
     soft_delete,
 )
+from tests.support.databases import create_tables
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -65,8 +66,7 @@ async def sessions(
     install_soft_delete(sessions, actor=current_actor)
     if request.param != "lock first":
         install_optimistic_lock(sessions)
-    async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
+    await create_tables(engine, Base.metadata)
     with set_actor(ADA):
         async with session_scope(sessions) as session:
             session.add(User(id=1, desk="1.01"))

@@ -24,6 +24,7 @@ from snippets.database import pool_naive as naive
 from snippets.database.async_session import SessionDep, session_scope
 from snippets.database.pool import PoolSettings, instrument_pool
 from snippets.database.pool_wiring import create_app
+from tests.support.databases import create_tables
 from tests.support.pools import assert_pool_is_whole, checked_out
 
 SMALL = PoolSettings(size=1, overflow=1, checkout_timeout=0.01)
@@ -80,8 +81,7 @@ async def running(
     app = create_app(url, settings, registry)
     async with app.router.lifespan_context(app), client_of(app) as client:
         engine = app.state.sessions.kw["bind"]
-        async with engine.begin() as connection:
-            await connection.run_sync(Base.metadata.create_all)
+        await create_tables(engine, Base.metadata)
         yield app, engine, client
 
 

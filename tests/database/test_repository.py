@@ -27,6 +27,7 @@ from snippets.database.filters import AnyOf, Contains, FieldError
 from snippets.database.repository import BaseRepository, Page
 from snippets.database.repository_naive import NaiveRepository
 from tests.support.counters import count_sql
+from tests.support.databases import create_tables
 
 
 class Base(DeclarativeBase):
@@ -157,8 +158,8 @@ NAMES = ["Ada", "Grace", "Edsger", "Barbara", "Alan"]
 @pytest.fixture
 async def session(engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
     """A session on a database with five users of tenant 7, which it does not hold."""
+    await create_tables(engine, Base.metadata)
     async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
         await connection.execute(
             sa.insert(User),
             [

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 
 from snippets.database.async_session import create_engine_and_sessions
 from snippets.database.repository_wiring import Base, User, add_users
+from tests.support.databases import create_tables
 
 NAMES = ["Ada", "Grace", "Edsger"]
 
@@ -17,8 +18,8 @@ NAMES = ["Ada", "Grace", "Edsger"]
 async def client(database_url: str) -> AsyncIterator[httpx.AsyncClient]:
     """A client of an application with three users."""
     engine, sessions = create_engine_and_sessions(database_url)
+    await create_tables(engine, Base.metadata)
     async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
         rows = [{"email": f"{name}@example.com", "name": name} for name in NAMES]
         await connection.execute(sa.insert(User), rows)
     app = FastAPI()

@@ -12,6 +12,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from snippets.database.conflict import ConflictError
 from snippets.database.repository import BaseRepository
+from tests.support.databases import create_tables
 
 KEYS = st.integers(1, 4)
 NUMBERS = st.integers(1000, 1003)
@@ -91,8 +92,7 @@ class Model:
 @pytest.fixture
 async def tables(engine: AsyncEngine) -> AsyncEngine:
     """The engine, with the empty table."""
-    async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
+    await create_tables(engine, Base.metadata)
     return engine
 
 

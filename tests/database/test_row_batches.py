@@ -23,6 +23,7 @@ from snippets.database.row_batches import (
 )
 from snippets.database.row_batches_naive import import_rows
 from tests.support.counters import count_sql
+from tests.support.databases import create_tables
 from tests.support.pools import checked_out
 
 if TYPE_CHECKING:
@@ -74,8 +75,7 @@ async def engine_and_sessions(
 ) -> AsyncIterator[tuple[AsyncEngine, Sessions]]:
     """An engine and the factory of its sessions, on a database with the tables."""
     engine, sessions = create_engine_and_sessions(database_url)
-    async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
+    await create_tables(engine, Base.metadata)
     yield engine, sessions
     await engine.dispose()
 

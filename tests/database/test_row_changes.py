@@ -9,9 +9,9 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy.orm import Mapper, Session, selectinload
 
-from snippets.database import row_changes_naive
+from snippets.database import row_changes, row_changes_naive
 from snippets.database.async_session import session_scope
 from snippets.database.row_changes import tell_flushes
 from snippets.database.row_diff import MASK, UnrecordedError
@@ -29,6 +29,7 @@ from tests.support.audited_telephony import (
     telephony,
 )
 from tests.support.counters import count_sql
+from tests.support.databases import create_tables
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -261,12 +262,31 @@ async def test_a_flush_reads_a_table_twice_however_many_rows_it_changes(
 
 
 async def test_more_rows_than_are_read_at_once_are_all_told(
-    platform: Telephony,
+    platform: Telephony, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(row_changes, "READ_AT_ONCE", 10)
     async with session_scope(platform.sessions) as session:
-        session.add_all(User(id=n, email=str(n)) for n in range(1000, 3500))
-    assert len(platform.told) == 2500
+        session.add_all(User(id=n, email=str(n)) for n in range(1000, 1025))
+    assert len(platform.told) == 25
     assert platform.told == sorted(platform.told, key=lambda told: int(told[2][1:-1]))
+
+
+async def test_a_row_is_looked_at_once_however_many_classes_tell(
+    platform: Telephony, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[object] = []
+
+    def look(_: object, __: object, row: object) -> None:
+        looks.append(row)
+
+    monkeypatch.setattr(row_changes, "_before_row", look)
+    for name in ("One", "Two"):
+        tell_flushes(type(name, (Session,), {}), platform.record)
+    async with session_scope(platform.sessions) as session:
+        session.add(User(id=1000, email="grace"))
+    for name in ("before_insert", "before_update", "before_delete"):
+        sa.event.remove(Mapper, name, look)
+    assert len(looks) == 1
 
 
 async def test_a_listener_that_fails_takes_the_flush_back(platform: Telephony) -> None:
@@ -303,8 +323,7 @@ async def test_a_primary_key_may_not_change(platform: Telephony) -> None:
 
 
 async def test_a_model_of_two_tables_is_refused(platform: Telephony) -> None:
-    async with platform.engine.begin() as connection:
-        await connection.run_sync(OtherBase.metadata.create_all)
+    await create_tables(platform.engine, OtherBase.metadata)
     with pytest.raises(UnrecordedError, match="Employee has no table to itself"):
         async with session_scope(platform.sessions) as session:
             session.add(Employee(id=1))

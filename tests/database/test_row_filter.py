@@ -29,6 +29,7 @@ from snippets.database.async_session import create_engine_and_sessions
 from snippets.database.row_filter import RowFilter, hiding, models_of
 from snippets.database.row_filter_naive import filter_queries
 from tests.support.counters import count_sql
+from tests.support.databases import create_tables
 
 Sessions: TypeAlias = async_sessionmaker[AsyncSession]
 Write: TypeAlias = Callable[[AsyncSession], Awaitable[object]]
@@ -115,8 +116,7 @@ async def engine_and_sessions(
 ) -> AsyncIterator[tuple[AsyncEngine, Sessions]]:
     """An open tenant with calls 1 (open), 2 (closed), 3 (secret); a closed tenant."""
     engine, sessions = create_engine_and_sessions(database_url)
-    async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
+    await create_tables(engine, Base.metadata)
     async with AsyncSession(engine) as session:
         session.add_all([Tenant(id=1), Tenant(id=2, closed=True), Note(id=1)])
         await session.flush()

@@ -32,6 +32,7 @@ from snippets.database.soft_delete import (
 )
 from snippets.database.soft_delete_naive import NaiveRepository, NaiveSoftDeleteMixin
 from tests.support.counters import count_sql
+from tests.support.databases import create_tables
 from tests.support.soft_delete import (
     Extension,
     Telephony,
@@ -570,8 +571,7 @@ class Person(NaiveSoftDeleteMixin, Base):
 async def people(database_url: str) -> AsyncIterator[NaiveRepository[Person]]:
     """A naive repository in which the only person is deleted."""
     engine, sessions = create_engine_and_sessions(database_url)
-    async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
+    await create_tables(engine, Base.metadata)
     async with session_scope(sessions) as session:
         session.add(Person(id=1, email="ada@example.com"))
         await session.flush()

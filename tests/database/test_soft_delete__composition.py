@@ -37,6 +37,7 @@ from snippets.database.soft_delete import (
     soft_delete,
     unique_live,
 )
+from tests.support.databases import create_tables
 
 Sessions: TypeAlias = async_sessionmaker[AsyncSession]
 
@@ -143,8 +144,7 @@ async def engine_and_sessions(
 ) -> AsyncIterator[tuple[AsyncEngine, Sessions]]:
     """Two users of this tenant, and one of another."""
     engine, sessions = create_engine_and_sessions(database_url)
-    async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
+    await create_tables(engine, Base.metadata)
     async with session_scope(sessions) as session:
         with set_actor("creator"):
             for n, tenant in ((1, TENANT), (2, TENANT), (3, TENANT + 1)):

@@ -345,7 +345,7 @@ def test_any_sequence_of_operations_leaves_what_a_plain_model_says(
             outcomes: ClassVar[set[tuple[str, object]]] = set()
 
         limits = settings(
-            max_examples=25,
+            max_examples=12,
             stateful_step_count=20,
             deadline=None,
             derandomize=True,

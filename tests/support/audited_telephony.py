@@ -22,6 +22,7 @@ from sqlalchemy.orm import relationship as related
 from snippets.database.async_session import create_engine_and_sessions
 from snippets.database.row_changes import AuditedMixin, Record
 from snippets.database.row_diff import REDACTED, Change
+from tests.support.databases import create_tables
 
 Tell: TypeAlias = Callable[[type[Session], Record], None]
 
@@ -173,8 +174,7 @@ async def telephony(url: str, *tells: Tell) -> AsyncIterator[Telephony]:
     """Yield a platform with user 1, whose telling begins after it was added."""
     engine, sessions = create_engine_and_sessions(url)
     platform = Telephony(engine, sessions)
-    async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
+    await create_tables(engine, Base.metadata)
     async with sessions.begin() as session:
         user = User(
             id=100, email="ada", desk="1.01", pin="1234", settings={"tone": "a"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import event, make_url, text
@@ -14,8 +15,8 @@ from tests.support.servers import address, problem
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
+    from sqlalchemy import MetaData
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.ext.asyncio import AsyncEngine
     from sqlalchemy.pool import ConnectionPoolEntry
@@ -76,6 +77,34 @@ def create_engine(url: str, **options: object) -> AsyncEngine:
     if engine.dialect.name == "sqlite":
         event.listen(engine.sync_engine, "connect", _enforce_foreign_keys)
     return engine
+
+
+_TEMPLATES: dict[tuple[object, ...], bytes] = {}
+
+
+async def create_tables(engine: AsyncEngine, *metadata: MetaData) -> None:
+    """Create all tables; in a new SQLite file by copying one, but for the first time.
+
+    To create them costs ten milliseconds, as much as the rest of a usual test.
+    """
+    file = _new_file(engine)
+    tables = *metadata, *(name for each in metadata for name in each.tables)
+    if file and tables in _TEMPLATES:
+        file.write_bytes(_TEMPLATES[tables])
+        return
+    async with engine.begin() as connection:
+        for each in metadata:
+            await connection.run_sync(each.create_all)
+    if file:
+        _TEMPLATES[tables] = file.read_bytes()
+
+
+def _new_file(engine: AsyncEngine) -> Path | None:
+    """Return the SQLite file that an engine would begin, if there is none yet."""
+    if engine.dialect.name != "sqlite" or not engine.url.database:
+        return None
+    file = Path(engine.url.database)
+    return None if file.exists() else file
 
 
 def _enforce_foreign_keys(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:

@@ -28,6 +28,7 @@ from snippets.database.soft_delete import (
     install_soft_delete,
     unique_live,
 )
+from tests.support.databases import create_tables
 
 
 class Base(AsyncAttrs, DeclarativeBase):
@@ -137,8 +138,7 @@ async def telephony(url: str) -> AsyncIterator[Telephony]:
         event.listen(engine.sync_engine, "connect", _do_not_wait_for_the_disk)
     platform = Telephony(engine, sessions)
     install_soft_delete(sessions, actor=lambda: platform.actor, clock=platform.clock)
-    async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
+    await create_tables(engine, Base.metadata)
     try:
         yield platform
     finally:
