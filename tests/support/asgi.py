@@ -1,29 +1,18 @@
 """Speaks ASGI to an application in process, and raw bytes to it through uvicorn."""
 
-from __future__ import annotations
-
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import uvicorn
 
-if TYPE_CHECKING:
-    from collections.abc import (
-        AsyncIterator,
-        Awaitable,
-        Callable,
-        Iterable,
-        MutableMapping,
-    )
-
-    Scope = MutableMapping[str, Any]
-    Message = MutableMapping[str, Any]
-    Receive = Callable[[], Awaitable[Message]]
-    Send = Callable[[Message], Awaitable[None]]
-    ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
-
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -99,7 +88,7 @@ class Exchange:
         self._left = asyncio.Event()
         self._said = asyncio.Condition()
 
-    async def run(self, app: ASGIApp) -> Exchange:
+    async def run(self, app: ASGIApp) -> Self:
         """Run the application on this request; what it raises is raised here."""
         await app(self.scope, self.receive, self.send)
         return self
