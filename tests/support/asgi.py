@@ -247,6 +247,7 @@ async def live_server(app: ASGIApp) -> AsyncIterator[LiveServer]:
         log_config=None,
         access_log=False,
         ws="none",
+        proxy_headers=False,
         timeout_graceful_shutdown=5,
     )
     config.load()
