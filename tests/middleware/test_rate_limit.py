@@ -252,7 +252,7 @@ async def test_a_stream_is_passed_on_as_it_comes(service: Service) -> None:
     await request
 
 
-async def test_a_refusal_has_the_request_id_and_its_handler_never_ran(
+async def test_a_refusal_has_the_request_id_in_body_and_header(
     service: Service,
 ) -> None:
     app = service.app(0)

@@ -35,7 +35,7 @@ def told() -> Counter[str]:
 @asynccontextmanager
 async def running(url: str, told: Counter[str]) -> AsyncIterator[FastAPI]:
     """Start the application."""
-    app = create_app(
+    app = rate_limit_wiring.create_app(
         url, trusted_proxies=0, on_failure=lambda name: told.update([name])
     )
     async with app.router.lifespan_context(app):
