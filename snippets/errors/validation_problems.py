@@ -1,10 +1,9 @@
 """Tell a client which of its values are wrong, and repeat none of them.
 
 A request that does not fit is answered 422, with one entry for each place, at most 50.
-What is not JSON is answered 400; so are NaN, numbers beyond a float, other encodings
-than UTF-8, and nesting without end. Of pydantic's messages only that part is shown
-which the model decides: the text of a validator's `ValueError` may quote the value. For
-words of its own a validator raises `PydanticCustomError` without a context.
+What is not JSON is answered 400, as are NaN, infinity and endless nesting. Of pydantic's
+messages only what the model decides is shown: the text of a validator's `ValueError` may
+quote the value. A validator's own words are `PydanticCustomError` without a context.
 
 Data of the service that does not fit its model is raised again without the values, as
 `InvalidDataError`, for `safe_errors` to log and to answer 500.
@@ -99,8 +98,9 @@ def install_validation_handler(app: FastAPI) -> None:
     @app.exception_handler(ResponseValidationError)
     @app.exception_handler(ValidationError)
     async def forget(_: Request, error: OwnError) -> Never:
+        whose = getattr(error, "title", None) or getattr(error, "endpoint_function", "")
         places = [".".join(map(str, one["loc"])) for one in error.errors()]
-        clean = InvalidDataError(f"{len(places)} errors: {places[:MOST_ERRORS]}")
+        clean = InvalidDataError(f"{whose}: {places[:MOST_ERRORS]}")
         raise clean.with_traceback(error.__traceback__) from None
 
 
@@ -110,8 +110,9 @@ def _field_error(error: Mapping[str, Any], body: object) -> FieldError:
     for depth, part in enumerate(path, 1):
         if location != "body":
             known = depth == 1 or isinstance(part, int)
-        elif (isinstance(inner, Mapping) and part in inner) or (
-            isinstance(inner, list) and part in range(len(inner))
+        elif inner is not error.get("input") and (
+            (isinstance(inner, Mapping) and part in inner)
+            or (isinstance(inner, list) and part in range(len(inner)))
         ):
             inner, known = inner[part], True
         else:  # missing, or no place at all but the name of a member of a union
@@ -124,10 +125,9 @@ def _field_error(error: Mapping[str, Any], body: object) -> FieldError:
     for name, value in error.get("ctx", {}).items():
         if name not in MODEL_SAYS:
             head, found, _ = message.partition(str(value) or message)
-            message = head if found else ""
-    message = message.rstrip(" ,:'") or "The value is not valid"
+            message = head.rstrip(" ,:'") if found else ""
     place = {"location": location, "pointer": pointer, "type": error["type"]}
-    return FieldError(**place, message=message)
+    return FieldError(**place, message=message or "The value is not valid")
 
 
 async def _refuse_non_finite(connection: HTTPConnection) -> None:

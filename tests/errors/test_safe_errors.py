@@ -249,8 +249,8 @@ async def test_an_error_in_middleware_is_answered_as_one_in_a_handler(
         """Middleware that fails."""
 
         def __init__(self, app: ASGIApp) -> None:
-            """Ignore the application."""
-            assert app
+            """Surround an application that is never reached."""
+            self.app = app
 
         async def __call__(self, *_: object) -> None:
             """Fail."""
@@ -458,14 +458,17 @@ async def test_other_scopes_pass_untouched() -> None:
         if scope["type"] == "websocket":
             raise plain()
 
-    async def nothing(*_: object) -> Message:
+    async def receive() -> Message:
         raise NotImplementedError
+
+    async def send(message: Message) -> None:
+        raise NotImplementedError(message)
 
     net = SafetyNet(inner)
     lifespan, websocket = {"type": "lifespan"}, {"type": "websocket"}
-    await net(lifespan, nothing, nothing)
+    await net(lifespan, receive, send)
     with pytest.raises(RuntimeError):
-        await net(websocket, nothing, nothing)
+        await net(websocket, receive, send)
     assert scopes == [lifespan, websocket]
 
 

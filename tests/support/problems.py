@@ -84,6 +84,7 @@ class Exchange:
     path: str = "/"
     method: str = "GET"
     kind: str = "http"
+    query: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     chunks: Iterable[bytes] = (b"",)
     sent: list[Message] = field(default_factory=list)
@@ -101,7 +102,7 @@ class Exchange:
             "path": self.path,
             "root_path": "",
             "scheme": "http",
-            "query_string": b"",
+            "query_string": self.query,
             "headers": [(key.encode(), value.encode()) for key, value in pairs],
             "subprotocols": [],
             "state": {"request_id": "request-7"},
