@@ -71,27 +71,34 @@ async def _document(response: httpx.Response) -> dict[str, Any]:
     media_type = response.headers.get("content-type", "").partition(";")[0]
     if media_type.strip().lower() != MEDIA_TYPE:
         return {}
-    body = b""
-    async for chunk in response.aiter_raw(MOST_BYTES):
-        body += chunk
-        if len(body) > MOST_BYTES:
-            return {}
     try:
-        document = json.loads(_unpacked(body, response))
+        document = json.loads(await _body(response))
     except (RecursionError, ValueError, zlib.error):
         return {}
     return document if isinstance(document, dict) else {}
 
 
-def _unpacked(body: bytes, response: httpx.Response) -> bytes:
-    encoding = response.headers.get("content-encoding", "identity").lower()
-    if encoding == "gzip":
-        decoder = zlib.decompressobj(zlib.MAX_WBITS | 16)
-        body = decoder.decompress(body, MOST_BYTES)
-        if decoder.unconsumed_tail:
+async def _body(response: httpx.Response) -> bytes:
+    """Return the body unpacked; raise `ValueError` if that would be too much.
+
+    httpx itself would unpack all of it, however much it is.
+    """
+    if response.is_stream_consumed:
+        return response.content  # somebody has read it before
+    packed = b""
+    async for chunk in response.aiter_raw():
+        packed += chunk
+        if len(packed) > MOST_BYTES:
             raise ValueError("too long")
-    elif encoding != "identity":
-        raise ValueError("not understood")
+    encoding = response.headers.get("content-encoding", "identity").lower()
+    if encoding == "identity":
+        return packed
+    if encoding != "gzip":
+        raise ValueError("packed in another way")
+    unpack = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    body = unpack.decompress(packed, MOST_BYTES)
+    if unpack.unconsumed_tail:
+        raise ValueError("too long")
     return body
 
 

@@ -1,9 +1,9 @@
 """Tell a client which of its values are wrong, and repeat none of them.
 
 A request that does not fit is answered 422, with one entry for each place, at most 50.
-What is not JSON is answered 400, as are NaN, infinity and endless nesting. Of pydantic's
-messages only what the model decides is shown: the text of a validator's `ValueError` may
-quote the value. A validator's own words are `PydanticCustomError` without a context.
+What is not JSON is answered 400, as are NaN, infinity and endless nesting. Messages
+are pydantic's, cut before what the model does not decide: a `ValueError` may quote the
+value. For words of its own, a validator raises `PydanticCustomError` without a context.
 
 Data of the service that does not fit its model is raised again without the values, as
 `InvalidDataError`, for `safe_errors` to log and to answer 500.

@@ -3,42 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from starlette.responses import StreamingResponse
 
 from snippets.errors.problem_details import install_problem_handlers
 from snippets.errors.safe_errors import install_safety_net
-from tests.support.problems import CANARY, RequestIds, log_text, problem, records
+from tests.support.problems import CANARY, RequestIds, log_text, problem, records, serve
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from starlette.types import ASGIApp
-
-
-@asynccontextmanager
-async def serve(app: ASGIApp) -> AsyncIterator[str]:
-    """Serve an application on a loopback socket, with the server's log as it comes."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off")
-    server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        await serving
-
 
 @pytest.fixture
-async def app() -> FastAPI:
+def app() -> FastAPI:
     """An application that fails before, during and after its answer."""
     app = FastAPI(max_body_size=100_000)
     install_problem_handlers(app)

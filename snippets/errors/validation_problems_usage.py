@@ -1,0 +1,56 @@
+"""Register a user with a form full of mistakes, some of them secret."""
+
+import asyncio
+
+import httpx
+from fastapi import FastAPI
+from pydantic import BaseModel, Field, SecretStr, field_validator
+from pydantic_core import PydanticCustomError
+
+from snippets.errors.validation_problems import install_validation_handler
+
+
+class User(BaseModel):
+    """Somebody with a telephone."""
+
+    extensions: dict[str, int]
+    password: SecretStr = Field(min_length=12)
+    name: str
+
+    @field_validator("name")
+    @classmethod
+    def _free(cls, name: str) -> str:
+        if name == "ada":
+            raise PydanticCustomError("name_taken", "Somebody has this name")
+        return name
+
+
+async def main() -> None:
+    """Show where the form is wrong, and that it is not repeated."""
+    app = FastAPI()
+    install_validation_handler(app)
+
+    @app.post("/users")
+    async def register(user: User) -> str:
+        return user.name
+
+    form = {"extensions": {"desk/2": "x"}, "password": "hunter2", "name": "ada"}
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://pbx") as client:
+        answer = await client.post("/users", json=form)
+        for error in answer.json()["errors"]:
+            print(error["pointer"], "-", error["message"])
+            # > /extensions/desk~12 - Input should be a valid integer, unable to parse string as an integer
+            # > /password - Value should have at least 12 items after validation, not 7
+            # > /name - Somebody has this name
+        print("hunter2" in answer.text)
+        # > False
+
+        json = {"content-type": "application/json"}
+        answer = await client.post("/users", content='{"name": NaN}', headers=json)
+        print(answer.status_code, answer.json()["detail"])
+        # > 400 The body is not JSON.
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
