@@ -42,9 +42,18 @@ async def main() -> None:
     async with httpx.AsyncClient(transport=transport, base_url="http://pbx") as client:
         for number in ("1000", "17"):
             answer = await client.put(f"/extensions/{number}")
-            print(answer.json())
-            # > {'type': '/problems/taken', 'title': 'It is taken', 'status': 409, 'instance': '/extensions/1000', 'number': '1000'}
-            # > {'type': '/problems/extension', 'title': 'It is no extension', 'status': 400, 'instance': '/extensions/17', 'number': '17'}
+            for member in answer.json().items():
+                print(*member)
+                # > type /problems/taken
+                # > title It is taken
+                # > status 409
+                # > instance /extensions/1000
+                # > number 1000
+                # > type /problems/extension
+                # > title It is no extension
+                # > status 400
+                # > instance /extensions/17
+                # > number 17
 
     for one in REGISTRY.types():
         print(one["type"], one["status"], one["title"])

@@ -41,20 +41,31 @@ async def main() -> None:
         answer = await client.get("/callz?secret=1")
         print(answer.headers["content-type"])
         # > application/problem+json
-        print(answer.json())
-        # > {'type': 'about:blank', 'title': 'Not Found', 'status': 404, 'instance': '/callz'}
+        for member in answer.json().items():
+            print(*member)
+            # > type about:blank
+            # > title Not Found
+            # > status 404
+            # > instance /callz
 
         answer = await client.get("/calls")
         print(answer.json()["title"], "- allowed:", answer.headers["allow"])
         # > Method Not Allowed - allowed: POST
 
         answer = await client.post("/calls", params={"number": "1001", "minutes": 60})
-        print(answer.json())
-        # > {'type': '/problems/no-credit', 'title': 'There is not enough credit', 'status': 403, 'instance': '/calls', 'missing': 50}
+        for member in answer.json().items():
+            print(*member)
+            # > type /problems/no-credit
+            # > title There is not enough credit
+            # > status 403
+            # > instance /calls
+            # > missing 50
 
         answer = await client.post("/calls", params={"number": "0", "minutes": 1})
-        print(answer.json(), "- again in", answer.headers["retry-after"])
-        # > {'type': 'about:blank', 'title': 'Service Unavailable', 'status': 503, 'instance': '/calls'} - again in 30
+        print(
+            "again in", answer.headers["retry-after"], "seconds:", list(answer.json())
+        )
+        # > again in 30 seconds: ['type', 'title', 'status', 'instance']
 
 
 if __name__ == "__main__":

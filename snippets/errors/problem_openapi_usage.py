@@ -19,14 +19,19 @@ def main() -> None:
 
     document = app.openapi()
     answers = document["paths"]["/extensions/{number}"]["put"]["responses"]
-    print({status: answers[status].get("$ref") for status in sorted(answers)})
-    # > {'200': None, '422': '#/components/responses/ValidationProblem', '4XX': '#/components/responses/ProblemDetail', '5XX': '#/components/responses/ProblemDetail'}
+    for status in sorted(answers):
+        print(status, answers[status].get("$ref"))
+        # > 200 None
+        # > 422 #/components/responses/ValidationProblem
+        # > 4XX #/components/responses/ProblemDetail
+        # > 5XX #/components/responses/ProblemDetail
     print(list(document["components"]["responses"]["ProblemDetail"]["content"]))
     # > ['application/problem+json']
     print(sorted(document["components"]["schemas"]))
     # > ['FieldError', 'ProblemDetail', 'ValidationProblem']
-    print(document["x-problem-types"])
-    # > [{'type': '/problems/taken', 'status': 409, 'title': 'It is taken', 'members': ['number']}]
+    for problem in document["x-problem-types"]:
+        print(*problem.values())
+        # > /problems/taken 409 It is taken ['number']
 
 
 if __name__ == "__main__":

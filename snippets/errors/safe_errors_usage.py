@@ -41,8 +41,8 @@ async def main() -> None:
     transport = httpx.ASGITransport(app=net)
     async with httpx.AsyncClient(transport=transport, base_url="http://pbx") as client:
         answer = await client.get("/users")
-    print(answer.status_code, answer.json())
-    # > 500 {'type': 'about:blank', 'title': 'Internal Server Error', 'status': 500, 'instance': '/users'}
+    print(answer.status_code, answer.json()["title"])
+    # > 500 Internal Server Error
     print("the hook was told of", failed)
     # > the hook was told of ['ConnectionError']
     print("the log has", log.errors)

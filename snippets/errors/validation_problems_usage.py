@@ -1,6 +1,7 @@
 """Register a user with a form full of mistakes, some of them secret."""
 
 import asyncio
+from typing import Annotated
 
 import httpx
 from fastapi import FastAPI
@@ -13,7 +14,7 @@ from snippets.errors.validation_problems import install_validation_handler
 class User(BaseModel):
     """Somebody with a telephone."""
 
-    extensions: dict[str, int]
+    extensions: dict[str, Annotated[int, Field(ge=1000)]]
     password: SecretStr = Field(min_length=12)
     name: str
 
@@ -34,13 +35,13 @@ async def main() -> None:
     async def register(user: User) -> str:
         return user.name
 
-    form = {"extensions": {"desk/2": "x"}, "password": "hunter2", "name": "ada"}
+    form = {"extensions": {"desk/2": 7}, "password": "hunter2", "name": "ada"}
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://pbx") as client:
         answer = await client.post("/users", json=form)
         for error in answer.json()["errors"]:
             print(error["pointer"], "-", error["message"])
-            # > /extensions/desk~12 - Input should be a valid integer, unable to parse string as an integer
+            # > /extensions/desk~12 - Input should be greater than or equal to 1000
             # > /password - Value should have at least 12 items after validation, not 7
             # > /name - Somebody has this name
         print("hunter2" in answer.text)

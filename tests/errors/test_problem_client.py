@@ -16,6 +16,11 @@ from snippets.errors.problem_client import (
     raise_for_problem,
 )
 from snippets.errors.problem_client_naive import code_of, raise_for_status
+from snippets.errors.problem_details import (
+    ProblemException,
+    ProblemType,
+    install_problem_handlers,
+)
 from tests.support.problems import CANARY, PROBLEM
 
 HEADERS = {"content-type": PROBLEM}
@@ -219,3 +224,28 @@ async def test_without_it_the_caller_is_not_told_the_code(proof: Proof) -> None:
             "A proxy answers with a page of its own.",
             "Reading the code raises a decoding error instead.",
         )
+
+
+async def test_words_of_a_problem_exception_arrive_on_the_other_side() -> None:
+    service = FastAPI()
+    install_problem_handlers(service)
+
+    @service.get("/calls")
+    async def calls() -> None:
+        kind = ProblemType("/problems/no-credit", "No credit")
+        raise ProblemException(
+            403, "30 are missing", kind=kind, members={"missing": 30}
+        )
+
+    transport = httpx.ASGITransport(app=service)
+    hooks = {"response": [raise_for_problem({})]}
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://pbx", event_hooks=hooks
+    ) as client:
+        with pytest.raises(ProblemError) as error:
+            await client.get("/calls")
+
+    found = error.value
+    assert (found.status, found.type) == (403, "/problems/no-credit")
+    assert (found.title, found.detail) == ("No credit", "30 are missing")
+    assert found.members == {"missing": 30}
