@@ -16,11 +16,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from fastapi import FastAPI, Request
-from starlette.responses import Response
+from fastapi import FastAPI, Request, Response
 
 from snippets.errors.problem_details import (
-    SERVER_ERRORS,
+    SERVER_ERROR,
     ProblemException,
     ProblemType,
     problem_response,
@@ -132,7 +131,7 @@ class Registry:
 
 def _log(error: Exception, code: ErrorCode, identity: str | None) -> None:
     about = {"code": code.type, "request_id": identity}
-    if code.status in SERVER_ERRORS:
+    if code.status >= SERVER_ERROR:
         message = "%(code)s in request %(request_id)s"
         logger.error(message, about, exc_info=error, extra=about)
         return

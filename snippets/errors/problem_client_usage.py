@@ -4,7 +4,7 @@ import asyncio
 
 import httpx
 from fastapi import FastAPI
-from starlette.responses import HTMLResponse
+from fastapi.responses import HTMLResponse
 
 from snippets.errors.problem_client import ProblemError, raise_for_problem
 from snippets.errors.problem_details import (

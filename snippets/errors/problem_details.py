@@ -19,15 +19,12 @@ from contextlib import suppress
 from typing import NamedTuple
 from urllib.parse import quote
 
-from fastapi import FastAPI, Request
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic_core import to_jsonable_python
+from fastapi import FastAPI, Request, Response
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
 from starlette.types import Scope
 
-ERRORS = range(400, 600)
-SERVER_ERRORS = range(500, 600)
+CLIENT_ERROR, SERVER_ERROR, BEYOND = 400, 500, 600
 MEDIA_TYPE = "application/problem+json"
 REFERENCE = re.compile(r"[!#-;=?-\[\]_a-z~]+")
 # RFC 9110 has new names for two, and Python from 3.13 on.
@@ -81,7 +78,7 @@ class ProblemException(HTTPException):
         self.kind, self.members = kind, dict(members or {})
         if reserved := ProblemDetail.model_fields.keys() & self.members.keys():
             raise ValueError(f"no names for extensions: {sorted(reserved)}")
-        if status not in ERRORS or not REFERENCE.fullmatch(kind.uri):
+        if not CLIENT_ERROR <= status < BEYOND or not REFERENCE.fullmatch(kind.uri):
             raise ValueError(f"{status} is no error, or {kind.uri!r} no reference")
         super().__init__(status, detail, headers)
 
@@ -95,10 +92,10 @@ def request_id(scope: Scope) -> str | None:
 def problem_response(scope: Scope, error: HTTPException) -> Response:
     """Return the answer; without a body if the status is no error, such as 304."""
     headers, status = dict(error.headers or {}), error.status_code
-    if status not in ERRORS:
+    if not CLIENT_ERROR <= status < BEYOND:
         return Response(status_code=status, headers=headers)
     for name in list(headers):
-        hidden = status in SERVER_ERRORS and name.lower() != "retry-after"
+        hidden = status >= SERVER_ERROR and name.lower() != "retry-after"
         if hidden or name.lower() in ("content-type", "content-length"):
             del headers[name]
     response = Response(_body(scope, error), status, headers, MEDIA_TYPE)
@@ -116,7 +113,7 @@ def _body(scope: Scope, error: HTTPException) -> bytes:
         kind, members = error.kind, dict(error.members)
     document: dict[str, object] = {"type": kind.uri, "title": kind.title or phrase}
     document["status"] = status
-    if status in SERVER_ERRORS:
+    if status >= SERVER_ERROR:
         members.clear()
     elif not isinstance(detail, str):
         members["details"] = detail
@@ -132,10 +129,12 @@ def _body(scope: Scope, error: HTTPException) -> bytes:
 
 def _plain(members: Mapping[str, object]) -> Iterator[tuple[str, object]]:
     """Yield the members that JSON can hold, as it holds them."""
+    keep_nan = ConfigDict(ser_json_inf_nan="constants")  # for `json` to refuse it
+    adapter = TypeAdapter[object](object, config=keep_nan)
     for name, value in members.items():
         with suppress(TypeError, ValueError):
-            text = json.dumps(to_jsonable_python(value), allow_nan=False)
-            yield name, json.loads(text)
+            plain = adapter.dump_python(value, mode="json")
+            yield name, json.loads(json.dumps(plain, allow_nan=False))
 
 
 def install_problem_handlers(app: FastAPI) -> None:
@@ -143,7 +142,7 @@ def install_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def answer(request: Request, error: HTTPException) -> Response:
-        if error.status_code in SERVER_ERRORS:
+        if error.status_code >= SERVER_ERROR:
             extra = {"request_id": request_id(request.scope)}
             message = "request %(request_id)s was answered with a 5xx"
             logger.error(message, extra, exc_info=error, extra=extra)

@@ -16,15 +16,15 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from fastapi import FastAPI
-from starlette.datastructures import Headers
+from fastapi.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from snippets.errors.problem_details import (
-    ERRORS,
+    CLIENT_ERROR,
     MEDIA_TYPE,
-    SERVER_ERRORS,
+    SERVER_ERROR,
     problem_response,
     request_id,
 )
@@ -106,7 +106,7 @@ class _Answer:
             self._held = message
         elif self._held is None:
             await self._forward(message)
-        elif ends and self._held["status"] not in SERVER_ERRORS:
+        elif ends and self._held["status"] < SERVER_ERROR:
             await self.replace()  # a 5xx waits: its client may have left
 
     async def replace(self) -> None:
@@ -138,6 +138,6 @@ class _Answer:
     def _is_unfit(self, start: Message) -> bool:
         media_type = Headers(raw=start["headers"]).get("content-type", "")
         kind = media_type.partition(";")[0].strip().lower()
-        if start["status"] in SERVER_ERRORS:
+        if start["status"] >= SERVER_ERROR:
             return kind != MEDIA_TYPE and not self._debug
-        return start["status"] in ERRORS and kind in ("", "text/plain")
+        return start["status"] >= CLIENT_ERROR and kind in ("", "text/plain")

@@ -6,7 +6,6 @@ from typing import Annotated
 import httpx
 from fastapi import FastAPI
 from pydantic import BaseModel, Field, SecretStr, field_validator
-from pydantic_core import PydanticCustomError
 
 from snippets.errors.validation_problems import install_validation_handler
 
@@ -22,7 +21,7 @@ class User(BaseModel):
     @classmethod
     def _free(cls, name: str) -> str:
         if name == "ada":
-            raise PydanticCustomError("name_taken", "Somebody has this name")
+            raise ValueError(f"{name} is taken")
         return name
 
 
@@ -43,7 +42,7 @@ async def main() -> None:
             print(error["pointer"], "-", error["message"])
             # > /extensions/desk~12 - Input should be greater than or equal to 1000
             # > /password - Value should have at least 12 items after validation, not 7
-            # > /name - Somebody has this name
+            # > /name - Value error
         print("hunter2" in answer.text)
         # > False
 

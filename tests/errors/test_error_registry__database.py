@@ -15,7 +15,8 @@ from snippets.database.async_session import SessionDep, create_engine_and_sessio
 from snippets.database.conflict import ConflictError, write_or_conflict
 from snippets.database.optimistic_lock import VersionMixin, install_optimistic_lock
 from snippets.database.pool import PoolSettings
-from snippets.errors.error_registry_wiring import conflict, create_registry
+from snippets.errors.error_registry import AppError
+from snippets.errors.error_registry_wiring import TAKEN, conflict, create_registry
 from snippets.errors.safe_errors import install_safety_net
 from tests.support.counters import count_sql
 from tests.support.problems import CANARY, client_of, log_text, problem, records
@@ -192,3 +193,28 @@ def test_a_conflict_of_which_nothing_is_known_is_still_a_conflict() -> None:
     code = conflict(ConflictError(User, None))
     assert code
     assert code.status == 409
+
+
+async def test_an_error_of_the_services_own_from_a_conflict_hides_it_too(
+    app: FastAPI, client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    class NumberTakenError(AppError):
+        """What this service calls it."""
+
+        code = TAKEN
+
+    @app.post("/own")
+    async def own(session: SessionDep) -> None:
+        insert = sa.insert(Extension).values(id=2, number=CANARY).returning(Extension)
+        try:
+            await write_or_conflict(session, Extension, insert)
+        except ConflictError as error:
+            raise NumberTakenError(CANARY) from error
+
+    caplog.set_level(logging.INFO, "snippets")
+    response = await client.post("/own")
+
+    problem(response, 409)
+    assert CANARY not in response.text + log_text(caplog)
+    (record,) = records(caplog)
+    assert record.getMessage().endswith("NumberTakenError from ConflictError")

@@ -22,10 +22,11 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from snippets.database.async_session import create_engine_and_sessions
 from snippets.errors.error_registry import Registry
+from snippets.errors.problem_details import MEDIA_TYPE
 from snippets.errors.problem_details_wiring import Base, create_app
 from snippets.errors.problem_openapi import document_problems
 from snippets.errors.safe_errors import SafetyNet
-from tests.support.problems import CANARY, PROBLEM, RequestIds, serve
+from tests.support.problems import CANARY, RequestIds, serve
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -51,7 +52,7 @@ def directory() -> FastAPI:
     async def show(user: str) -> Response:
         body = {"type": "/problems/unknown-user"}
         known = user < "8"
-        return JSONResponse(body, 200 if known else 404, media_type=PROBLEM)
+        return JSONResponse(body, 200 if known else 404, media_type=MEDIA_TYPE)
 
     return app
 
@@ -137,7 +138,7 @@ async def test_a_fuzzer_finds_no_undocumented_answer_and_no_secret(
     for answer in fuzzed.answers:
         assert CANARY not in answer.text + str(answer.headers)
         if answer.status_code >= 400:
-            assert answer.headers["content-type"] == [PROBLEM]
+            assert answer.headers["content-type"] == [MEDIA_TYPE]
             assert answer.json()["status"] == answer.status_code
 
 
@@ -146,7 +147,7 @@ async def test_a_fuzzer_finds_no_undocumented_answer_and_no_secret(
     [
         (PlainTextResponse("moved", 302), "UndefinedStatusCode"),
         (JSONResponse({"detail": "taken"}, 409), "UndefinedContentType"),
-        (JSONResponse({"status": 409}, 409, None, PROBLEM), "JsonSchemaError"),
+        (JSONResponse({"status": 409}, 409, None, MEDIA_TYPE), "JsonSchemaError"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
