@@ -3,8 +3,8 @@
 It surrounds the finished application, since the framework sends its 500 from outside of
 all middleware. An exception that nobody handled is logged once, with its traceback and
 the request's id, and given to a hook; the client gets a problem document that says 500.
-What middleware sends as plain text, such as an early 413, and every 5xx that is no
-problem document yet become one too, with the headers they had.
+What middleware raises as `HTTPException` or sends as plain text, such as an early 413,
+and every 5xx that is no problem document yet become one too, with the headers they had.
 
 A request that was cancelled or whose client has left is not answered. If an answer has
 begun, it is cut off by raising `ResponseCutOffError`, so that the server closes the
@@ -75,12 +75,15 @@ class SafetyNet:
         except ClientDisconnect:
             return  # nobody is there to be answered
         except Exception as error:
+            known = error if isinstance(error, HTTPException) else HTTPException(500)
+            if known.status_code < SERVER_ERROR and not answer.started:
+                await answer.fail(known)  # middleware raised it, past the handlers
+                return
             identity = request_id(scope)
             extra = {"request_id": identity}
             logger.exception("request %s failed", identity, extra=extra)
             cut_off = answer.started and not answer.complete
-            with suppress(ClientDisconnect):
-                await answer.fail()
+            await answer.fail(known)
             if self.on_error:
                 self.on_error(error, scope)
             if cut_off:
@@ -119,10 +122,12 @@ class _Answer:
         response.raw_headers = [*kept, *response.raw_headers]
         await response(self._scope, self._receive, self._forward)
 
-    async def fail(self) -> None:
-        """Send a 500 if nothing was sent yet."""
-        self._held = {"status": 500, "headers": []}
-        await self.replace()
+    async def fail(self, error: HTTPException) -> None:
+        """Answer with an error if nothing was sent yet, and somebody is there."""
+        if not self.started:
+            response = problem_response(self._scope, error)
+            with suppress(ClientDisconnect):
+                await response(self._scope, self._receive, self._forward)
 
     async def _forward(self, message: Message) -> None:
         if self.complete:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import math
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import httpx
 import pytest
@@ -26,14 +29,14 @@ from snippets.errors.problem_details import MEDIA_TYPE
 from snippets.errors.problem_details_wiring import Base, create_app
 from snippets.errors.problem_openapi import document_problems
 from snippets.errors.safe_errors import SafetyNet
-from tests.support.problems import CANARY, RequestIds, serve
+from tests.support.problems import CANARY, RequestIds, client_of, problem, serve
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from hypothesis import strategies as st
 
-EXAMPLES = 8
+EXAMPLES = 6
 """For each operation, of what fits its schema and again of what does not."""
 RAISED: dict[str, Exception] = {
     "/unhandled": RuntimeError(CANARY),
@@ -159,3 +162,36 @@ async def test_a_planted_answer_that_is_not_documented_is_found(
     app.get("/planted")(lambda: answer)
     fuzzed = await fuzz(app)
     assert fault in fuzzed.faults
+
+
+async def test_each_thing_that_goes_wrong_in_the_wired_service_has_its_answer(
+    database_url: str,
+) -> None:
+    call = {"id": str(UUID(int=7)), "seconds": 1.5}
+    known, unknown = (
+        f"/users/{UUID(int=7)}/calls",
+        f"/users/{UUID(int=2**128 - 1)}/calls",
+    )
+    nan = json.dumps({**call, "seconds": math.nan})
+    json_type = {"content-type": "application/json"}
+
+    async with service(database_url) as app, client_of(SafetyNet(app)) as client:
+        missing = problem(await client.get(f"/calls/{UUID(int=7)}"), 404)
+        assert missing["type"] == "/problems/no-call"
+        assert missing["id"] == str(UUID(int=7))
+
+        assert (await client.post(known, json=call)).status_code == 204
+        assert (await client.get(f"/calls/{UUID(int=7)}")).json() == call
+        again = problem(await client.post(known, json=call), 409)
+        assert again["type"] == "/problems/taken"
+        nobody = problem(await client.post(unknown, json=call), 409)
+        assert nobody["detail"] == "The directory knows no such user"
+
+        problem(await client.post(known, json={**call, "id": "x"}), 422)
+        problem(await client.post(known, headers=json_type, content=nan), 400)
+        problem(await client.post(known, content=b"x" * 20_000), 413)
+        problem(await client.put(known), 405)
+
+        listed = (await client.get("/problems")).json()
+        assert listed == app.openapi()["x-problem-types"]
+        assert "/problems/no-call" in [one["type"] for one in listed]

@@ -265,6 +265,33 @@ async def test_an_error_in_middleware_is_answered_as_one_in_a_handler(
     assert (exchange.body == b"") is (method == "HEAD")
 
 
+@pytest.mark.parametrize(("status", "logged"), [(429, 0), (503, 1)])
+async def test_what_middleware_raises_is_answered_with_its_status_and_headers(
+    app: FastAPI,
+    client: httpx.AsyncClient,
+    caplog: pytest.LogCaptureFixture,
+    status: int,
+    logged: int,
+) -> None:
+    class Limit:
+        """Middleware that lets nobody pass."""
+
+        def __init__(self, app: ASGIApp) -> None:
+            """Surround an application that is never reached."""
+            self.app = app
+
+        async def __call__(self, *_: object) -> None:
+            """Refuse."""
+            raise HTTPException(status, "later", {"Retry-After": "7"})
+
+    app.add_middleware(Limit)
+    response = await client.get("/nothing")
+
+    assert ("detail" in problem(response, status)) is (status == 429)
+    assert response.headers["retry-after"] == "7"
+    assert len(records(caplog)) == logged
+
+
 async def test_a_body_too_large_is_a_problem_whether_it_says_so_or_is_counted(
     client: httpx.AsyncClient,
 ) -> None:
@@ -309,6 +336,7 @@ async def test_an_error_answer_that_says_what_it_is_passes_as_it_is(
     answers = {
         "/json": JSONResponse({"reason": "busy"}, 409),
         "/problem": JSONResponse({"status": 503}, 503, media_type=PROBLEM),
+        "/limit": JSONResponse({"status": 429}, 429, media_type=PROBLEM),
         "/html": PlainTextResponse("<p>gone", 410, media_type="text/html"),
         "/fine": PlainTextResponse("fine"),
     }
