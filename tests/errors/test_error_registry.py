@@ -209,7 +209,7 @@ async def test_a_5xx_is_logged_once_with_its_chain_its_code_and_the_id(
     assert vars(record)["code"] == "/problems/exchange"
     assert vars(record)["request_id"] == response.headers["x-request-id"]
     assert caplog.text.count("ConnectionError: refused") == 1
-    proof.cost("an error with its causes", log_records=1, statements=0)
+    proof.cost("an error with its causes", log_records=1)
 
 
 async def test_a_4xx_is_logged_once_by_the_names_of_its_chain(

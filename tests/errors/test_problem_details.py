@@ -348,12 +348,12 @@ async def test_a_5xx_is_logged_once_with_its_cause_and_the_id_and_a_404_never(
     identity = response.headers["x-request-id"]
     assert record.__dict__["request_id"] == identity
     assert identity in record.getMessage()
-    proof.cost("a 5xx", log_records=1, reads_and_writes=0)
+    proof.cost("a 5xx", log_records=1)
 
     caplog.clear()
     await client.get("/nothing")
     assert records(caplog) == []
-    proof.cost("a 404", log_records=0, reads_and_writes=0)
+    proof.cost("a 404", log_records=0)
 
 
 async def test_a_refused_websocket_is_given_the_document_too(app: FastAPI) -> None:

@@ -193,6 +193,18 @@ async def test_the_rejected_password_is_in_no_answer_and_in_no_log(
     assert records(caplog) == []
 
 
+@pytest.mark.parametrize(
+    "text",
+    [f'{{"password": "{CANARY}', f'{{"password": "{CANARY}", "pin": NaN}}', CANARY],
+)
+async def test_a_password_in_a_body_that_is_not_json_is_in_no_answer_and_no_log(
+    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    response = await client.post("/users", content=text, headers=JSON)
+    problem(response, 400)
+    assert CANARY not in response.text + str(response.headers) + log_text(caplog)
+
+
 async def test_a_form_is_refused_without_its_values(
     client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
