@@ -156,7 +156,7 @@ async def test_the_status_is_that_of_the_answer() -> None:
 
 
 async def test_no_more_than_the_limit_is_read_and_the_body_is_closed() -> None:
-    stream = Chunks(iter(lambda: b"x" * 1024, b""))
+    stream = Chunks(iter([b"x" * 1024] * 1000))
     error = await raised(httpx.Response(500, stream=stream, headers=HEADERS))
     assert error.type == "about:blank"
     assert stream.read == MOST_BYTES // 1024 + 1
