@@ -55,10 +55,7 @@ def raise_for_problem(errors: Errors) -> Callable[[httpx.Response], Awaitable[No
     async def check(response: httpx.Response) -> None:
         if not response.is_error:
             return
-        try:
-            document = await _document(response)
-        finally:
-            await response.aclose()
+        document = await _document(response)
         error = ProblemError(response.status_code, document)
         known = errors.get(error.type, ProblemError)
         raise known(response.status_code, document)
