@@ -108,7 +108,9 @@ class AuthService:
         if self.may_answer is not None:
             await self.may_answer.wait()
         token = path.removeprefix(PREFIX.decode())
-        status, body = self._answer(method, raw, token, parse_qs(query.decode()))
+        status, body = self._answer(
+            method, raw, token, parse_qs(query.decode(), keep_blank_values=True)
+        )
         if self.status is not None:
             status = self.status
         headers = {"content-type": "application/json", **self.headers}
