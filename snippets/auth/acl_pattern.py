@@ -101,7 +101,7 @@ class AnyText(Text):
     def _after(self, at: int, literal: str) -> int:
         for char in literal:
             stay = at & (self._hashes if char in ".#" else self._wild)
-            step = (at & self._places(char) & ~self._wild) << 1
+            step = (at & self._places(char)) << 1
             at = _through(stay | step, self._wild)
         return at
 

@@ -40,7 +40,7 @@ class TokenHeader(SecurityBase):
         """Describe the header for OpenAPI."""
         is_bearer = name.lower() == "authorization"
         scheme = HTTPBearer() if is_bearer else APIKeyHeader(name=name)
-        self.model, self.scheme_name = scheme.model, "token"
+        self.model, self.scheme_name = scheme.model, name
         self.challenge = "Bearer" if is_bearer else "APIKey"
         self._name, self._prefix = name, "bearer " if is_bearer else ""
 

@@ -286,10 +286,36 @@ def test_a_check_of_grants_with_other_prefixes_does_not_even_begin_to_match() ->
 
 GRANT_WORDS = [
     *("a", "b", "ab", "", "*", "#", "edit", "update", "me*", "*me", "a*", "*b"),
-    *("a*b", "#a", "a#b", "**", "*#", "!", "me", "me", "my_session", "my_tenant"),
+    *(
+        "aa*",
+        "*aa",
+        "a*b",
+        "#a",
+        "a#b",
+        "**",
+        "*#",
+        "!",
+        "me",
+        "me",
+        "my_session",
+        "my_tenant",
+    ),
 ]
 OWN = ["{0}", "{0}", "{1}", "{2}"]
-TEXT_WORDS = ["a", "b", "ab", "", "*", "#", "edit", "update", "me", "my_session", "aab"]
+TEXT_WORDS = [
+    "a",
+    "b",
+    "ab",
+    "",
+    "*",
+    "#",
+    "edit",
+    "update",
+    "me",
+    "my_session",
+    "aab",
+    "aaa",
+]
 METACHARACTERS = ".^$*+?{}[]\\|()#!_-a"
 
 own_ids = st.one_of(st.sampled_from(HARD_IDS), st.text(METACHARACTERS, max_size=4))

@@ -16,10 +16,9 @@ from urllib.parse import parse_qs
 from tests.support import acl_reference
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+    from collections.abc import Iterable
 
-    Message = MutableMapping[str, object]
-    Send = Callable[[Message], Awaitable[None]]
+    from starlette.types import Receive, Scope, Send
 
 PREFIX = b"/api/auth/0.1/token/"
 START = datetime(2026, 11, 27, 12, tzinfo=UTC)
@@ -93,16 +92,14 @@ class AuthService:
         """How many requests it was sent."""
         return len(self.requests)
 
-    async def __call__(self, scope: Message, _: object, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        if scope["type"] != "http":
-            return
-        raw, query = scope["raw_path"], scope["query_string"]
-        assert isinstance(raw, bytes)
-        assert isinstance(query, bytes)
+        assert await receive()  # the request has no body
+        raw: bytes = scope["raw_path"]
+        query: bytes = scope["query_string"]
         # httpx in process leaves the query in the raw path, uvicorn does not.
         raw = raw.partition(b"?")[0]
-        method, path = str(scope["method"]), str(scope["path"])
+        method, path = scope["method"], scope["path"]
         self.requests.append((method, raw.decode(), query))
         self.asked.set()
         if self.may_answer is not None:
