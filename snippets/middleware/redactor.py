@@ -14,7 +14,7 @@ under a harmless name is not recognised.
 import json
 import re
 import unicodedata
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, unquote_plus
 
@@ -94,17 +94,29 @@ class Redactor:
             shown[name] = f"{shown[name]}, {value}" if name in shown else value
         return shown
 
-    def body(self, body: bytes, content_type: str) -> object:
-        """Return what a body holds if it is JSON or a form; otherwise only its size."""
+    def path(self, path: str, parameters: Mapping[str, object]) -> str:
+        """Mask a path's parameters of secret names, such as `/reset/{token}` has."""
+        for name, value in parameters.items():
+            if self.is_secret(name):
+                path = path.replace(str(value), MASK)
+        return self.text(path)
+
+    def body(self, body: bytes, content_type: str, size: int | None = None) -> object:
+        """Return what a body holds if it is JSON or a form; otherwise only its size.
+
+        The same goes for a part: give the `size` of the whole.
+        """
+        size = len(body) if size is None else size
         kind = content_type.partition(";")[0].strip().lower()
+        is_json = kind == "application/json" or kind.endswith("+json")
         try:
-            if kind == "application/json" or kind.endswith("+json"):
+            if is_json and size == len(body):
                 return self.value(json.loads(body))
-            if kind == "application/x-www-form-urlencoded":
+            if kind == "application/x-www-form-urlencoded" and size == len(body):
                 return self.query(body.decode())
         except (ValueError, RecursionError):
             pass  # it is not what it says, so nobody knows what in it is secret
-        return f"<{len(body)} bytes>"
+        return f"<{size} bytes>"
 
     def _pair(self, found: re.Match[str]) -> str:
         is_secret = self.is_secret(unquote_plus(found[1]))
