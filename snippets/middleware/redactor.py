@@ -35,7 +35,8 @@ SECRET_NAMES = frozenset(
 )
 CARD = re.compile(r"\d(?:[\s-]*\d){12,}")
 THIRTEEN_DIGITS = 10**12
-PAIR = re.compile(r"([^\s=?&;,]+)=([^\s&;,]*)")
+PARTS = re.compile(r"([\s&;,?=])")
+ENDS = frozenset("&;,")
 SIGNS = re.compile(r"[\W_]+")
 
 
@@ -52,7 +53,7 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """Mask card numbers and pairs like `token=abc`; escape control characters."""
-        text = CARD.sub(MASK, PAIR.sub(self._pair, text))
+        text = CARD.sub(MASK, self._without_pairs(text) if "=" in text else text)
         if text.isprintable():
             return text
         return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
@@ -118,6 +119,16 @@ class Redactor:
             pass  # it is not what it says, so nobody knows what in it is secret
         return f"<{size} bytes>"
 
-    def _pair(self, found: re.Match[str]) -> str:
-        is_secret = self.is_secret(unquote_plus(found[1]))
-        return f"{found[1]}={MASK}" if is_secret else found[0]
+    def _without_pairs(self, text: str) -> str:
+        shown: list[str] = []
+        before, is_hidden = "", False
+        for part in PARTS.split(text):
+            if part in ENDS or part.isspace():
+                is_hidden = False
+            if not is_hidden:
+                shown.append(part)
+                if part == "=" and self.is_secret(unquote_plus(before)):
+                    shown.append(MASK)
+                    is_hidden = True
+            before = part
+        return "".join(shown)

@@ -364,7 +364,7 @@ async def test_no_path_query_or_header_makes_a_second_line(
     hostile: str, log: Log
 ) -> None:
     headers = [("X-Name", hostile), (f"x-{hostile}", "a")]
-    exchange = Exchange("GET", f"/{hostile}?a={quote(hostile)}", headers)
+    exchange = Exchange(f"GET{hostile}", f"/{hostile}?a={quote(hostile)}", headers)
     await exchange.run(RequestLoggingMiddleware(ok, CONTENT))
 
     [record] = log.records
