@@ -78,6 +78,8 @@ class Redactor:
 
     def query(self, query: str) -> str:
         """Return a query string or a form, decoded, with everything secret masked."""
+        if not query:
+            return query
         pairs = parse_qsl(query, keep_blank_values=True, errors="backslashreplace")
         return "&".join(
             f"{self.text(name)}={MASK if self.is_secret(name) else self.text(value)}"

@@ -45,7 +45,7 @@ slowapi_asgi: Any = import_module("slowapi.middleware")
 
 GROUP = "one request, in process"
 HEADERS = [
-    ("X-Request-ID", "request-1"),
+    ("X-Request-ID", "0" * 12 + "4" + "0" * 3 + "8" + "0" * 15),
     ("Origin", "https://desk.example"),
     ("User-Agent", "Mozilla/5.0"),
     ("Accept", "application/json"),

@@ -183,6 +183,11 @@ def test_what_cannot_be_read_is_shown_by_its_size(
     assert REDACTOR.body(body, content_type) == f"<{len(body)} bytes>"
 
 
+def test_a_part_of_a_body_is_shown_by_the_size_of_the_whole() -> None:
+    for kind in ("application/json", "application/x-www-form-urlencoded"):
+        assert REDACTOR.body(b"7", kind, size=70) == "<70 bytes>"
+
+
 def test_json_is_read_also_as_an_array_and_by_a_type_of_its_own() -> None:
     body = f'[{{"\\u0070assword": "{CANARY}"}}, [{{"token": 1}}]]'.encode()
 
