@@ -28,10 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 TOO_LARGE = 413
 TITLE = "Content Too Large"
-ORIGINALS = (
-    TITLE.encode(),
-    json.dumps({"detail": TITLE}, separators=(",", ":")).encode(),
-)
+ORIGINALS = b"Content Too Large", b'{"detail":"Content Too Large"}'
 """The bodies of the two answers that become one."""
 
 

@@ -48,7 +48,6 @@ for _ = 1, cost do redis.call('LPUSH', KEYS[1], string.format('%.0f', now)) end
 redis.call('PEXPIRE', KEYS[1], math.ceil(window / 1000))
 return {1, -excess, first or window, 0}
 """
-_SHA1 = sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
 # ValueError is the client's for an answer that is no Redis protocol.
 FAILURES = (RedisError, RedisClusterException, OSError, ValueError)
@@ -91,6 +90,7 @@ class RateLimiter:
     on_outage: Literal["open", "closed"]
     on_failure: Callable[[str], object] | None = None
     is_available: bool = field(default=True, init=False)
+    _digest: str = field(default="", init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for what cannot be counted."""
@@ -104,6 +104,7 @@ class RateLimiter:
             )
         if self.on_outage not in ("open", "closed"):
             raise ValueError(f"{self.on_outage!r} is neither open nor closed")
+        self._digest = sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
     async def check(self, key: str, cost: int = 1) -> Verdict:
         """Count a call of `cost` units; one round trip, two if Redis lost the script.
@@ -131,7 +132,7 @@ class RateLimiter:
     async def _run(self, *arguments: str | int) -> list[int]:
         redis = self.client()
         try:
-            answer: list[int] = await redis.evalsha(_SHA1, 1, *arguments)
+            answer: list[int] = await redis.evalsha(self._digest, 1, *arguments)
         except NoScriptError:
             answer = await redis.eval(_SCRIPT, 1, *arguments)
         return answer
