@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha1
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError
@@ -41,12 +41,12 @@ while first and first <= 0 do
 end
 local excess = redis.call('LLEN', KEYS[1]) + cost - limit
 if excess > 0 then
-  local until_it_fits = cost <= limit and math.max(first, wait(-excess)) or -1
-  return {0, cost - excess, first or window, until_it_fits}
+  local fits = cost <= limit and math.max(first, wait(-excess)) or -1
+  return string.format('0 %.0f %.0f %.0f', cost - excess, first or window, fits)
 end
 for _ = 1, cost do redis.call('LPUSH', KEYS[1], string.format('%.0f', now)) end
 redis.call('PEXPIRE', KEYS[1], math.ceil(window / 1000))
-return {1, -excess, first or window, 0}
+return string.format('1 %.0f %.0f 0', -excess, first or window)
 """
 
 # ValueError is the client's for an answer that is no Redis protocol.
@@ -55,8 +55,7 @@ FAILURES = (RedisError, RedisClusterException, OSError, ValueError)
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Whether a call may pass, and what its caller may know.
 
     In `reset` seconds, rounded up, more will be left than `remaining`. In `retry_after`
@@ -116,7 +115,7 @@ class RateLimiter:
         window = round(self.window * MICROSECONDS)
         arguments = f"{self.name}:{key}", self.limit, window, cost
         try:
-            allowed, remaining, reset, wait = await self._run(*arguments)
+            allowed, remaining, reset, wait = map(int, await self._run(*arguments))
         except FAILURES as error:
             self._report(error)
             return Verdict(allowed=self.on_outage == "open", is_counted=False)
@@ -129,13 +128,13 @@ class RateLimiter:
             retry_after=_whole_seconds(wait) if wait > 0 else None,
         )
 
-    async def _run(self, *arguments: str | int) -> list[int]:
+    async def _run(self, *arguments: str | int) -> list[str] | list[bytes]:
         redis = self.client()
         try:
-            answer: list[int] = await redis.evalsha(self._digest, 1, *arguments)
+            answer: bytes | str = await redis.evalsha(self._digest, 1, *arguments)
         except NoScriptError:
             answer = await redis.eval(_SCRIPT, 1, *arguments)
-        return answer
+        return answer.split()
 
     def _report(self, error: Exception) -> None:
         # Not the error's text, which may quote the key.

@@ -7,7 +7,6 @@ import asyncio
 import sys
 
 import pytest
-from redis.asyncio import Redis
 
 from catalogue.patterns import ROOT
 from catalogue.plugin import Proof
@@ -20,12 +19,14 @@ PATIENCE = 60
 
 CALLS = 200
 LIMIT = 100
+FIRST = 30
+"""Calls of each process that pass before they compete for the rest."""
 
 pytestmark = pytest.mark.backends("redis")
 
 
 async def call(url: str, name: str) -> None:
-    """Say that this process is ready; when told to, call at once; print who passed."""
+    """Call at once, when told to, some times and then the others; print who passed."""
     async with create_redis(url, timeout=PATIENCE) as redis:
         limiter = RateLimiter(
             name=name,
@@ -34,9 +35,12 @@ async def call(url: str, name: str) -> None:
             client=lambda: redis,
             on_outage="closed",
         )
-        await redis.rpush(f"{name}:ready", 1)
-        await redis.blpop([f"{name}:go"])
-        verdicts = await asyncio.gather(*(limiter.check("acme") for _ in range(CALLS)))
+        verdicts = []
+        for calls in (FIRST, CALLS - FIRST):
+            await redis.rpush(f"{name}:ready", 1)
+            await redis.blpop([f"{name}:go"])
+            checks = (limiter.check("acme") for _ in range(calls))
+            verdicts += await asyncio.gather(*checks)
         assert all(verdict.is_counted for verdict in verdicts)
         sys.stdout.write(
             " ".join(str(one.remaining) for one in verdicts if one.allowed)
@@ -44,9 +48,9 @@ async def call(url: str, name: str) -> None:
 
 
 async def test_of_400_calls_of_two_processes_at_once_exactly_100_pass(
-    redis: Redis, redis_server: RealRedisServer, proof: Proof
+    redis_server: RealRedisServer, proof: Proof
 ) -> None:
-    name = redis_server.namespace
+    name, redis = redis_server.namespace, redis_server.client(socket_timeout=PATIENCE)
     processes = [
         await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", __name__, redis_server.url, name),
@@ -56,9 +60,10 @@ async def test_of_400_calls_of_two_processes_at_once_exactly_100_pass(
         for _ in range(2)
     ]
     try:
-        for _ in processes:
-            assert await redis.blpop([f"{name}:ready"], PATIENCE)
-        await redis.rpush(f"{name}:go", 1, 1)
+        for _ in range(2):
+            for _ in processes:
+                assert await redis.blpop([f"{name}:ready"], PATIENCE)
+            await redis.rpush(f"{name}:go", 1, 1)
         async with asyncio.timeout(PATIENCE):
             ends = await asyncio.gather(*(one.communicate() for one in processes))
     finally:
@@ -67,7 +72,7 @@ async def test_of_400_calls_of_two_processes_at_once_exactly_100_pass(
                 process.kill()
 
     passed = [[int(left) for left in output.split()] for output, _ in ends]
-    assert all(passed), "one process had it all, so they did not meet"
+    assert min(map(len, passed)) >= FIRST
     assert sorted(passed[0] + passed[1]) == list(range(LIMIT))
     proof.cost(
         "400 calls at once from two processes, at a limit of 100", admitted=LIMIT
