@@ -3,8 +3,8 @@
 From the outside in: request id, correlation id, security headers, access log, metrics,
 trusted host, CORS, body limit, rate limit, tenant. So each answer has its ids and
 security headers and is logged and counted once, also a 413, a 429 and the 500 of an
-unhandled exception; those that a browser asked for have the CORS headers as well, and
-a preflight is answered before anybody is limited.
+unhandled exception. All but the refusal of a wrong host have the headers of CORS, so
+scripts may read them, and a preflight is answered before anybody is limited.
 
 FastAPI answers an unhandled exception outside of all that `FastAPI.add_middleware`
 installs. So all layers but the last two are put around the application: serve what

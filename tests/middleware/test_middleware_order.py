@@ -9,7 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, WebSocket
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.responses import StreamingResponse
@@ -38,7 +38,16 @@ from snippets.middleware.middleware_order import (
 from snippets.middleware.rate_limit import RateLimitMiddleware
 from snippets.middleware.rate_limiter import RateLimiter
 from snippets.middleware.security_headers import SecurityHeadersMiddleware
-from tests.support.asgi import Exchange, Receive, Scope, Send, live_server
+from tests.support.asgi import (
+    Exchange,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    live_server,
+    values_of,
+    websocket_scope,
+)
 from tests.support.counters import count_round_trips
 
 ORIGIN = "https://desk.example"
@@ -347,6 +356,71 @@ async def test_a_hundred_requests_at_once_see_only_what_is_theirs(
         f'["{one}","{one}","{one}","c{one}"]' for one in ids
     ]
     assert [one.values("X-Request-ID") for one in answers] == [[one] for one in ids]
+
+
+async def test_a_websocket_has_its_ids_and_is_neither_logged_nor_limited(
+    stack: Stack, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    app = FastAPI()
+
+    @app.websocket("/ring")
+    async def ring(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.send_text(f"{websocket.state.request_id} {request_id.get()}")
+        await websocket.close()
+
+    edge = build_stack(app, stack)
+    for _ in range(5):
+        exchange = Exchange()
+        scope = websocket_scope("/ring", ASKED)
+
+        async def connect() -> Message:
+            return {"type": "websocket.connect"}
+
+        await edge(scope, connect, exchange.send)
+        accepted, said, _ = exchange.sent
+        assert values_of(accepted["headers"], "X-Request-ID") == ["r-1"]
+        assert values_of(accepted["headers"], "X-Frame-Options") == []
+        assert said["text"] == "r-1 r-1"
+
+    assert access_of(caplog) == []
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_who_leaves_or_is_cancelled_is_logged_and_counted_once(
+    *, leaves: bool, stack: Stack, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    app = FastAPI()
+
+    @app.get("/")
+    async def stream() -> StreamingResponse:
+        async def lines() -> AsyncIterator[str]:
+            yield "first"
+            await asyncio.Event().wait()
+
+        return StreamingResponse(lines())
+
+    exchange = Exchange(headers=ASKED)
+    running = asyncio.create_task(exchange.run(build_stack(app, stack)))
+    await exchange.until(lambda sent: len(sent) == 2)
+    in_progress = stack.registry.get_sample_value("http_requests_in_progress")
+    if leaves:
+        exchange.leave()
+        await running
+    else:
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    [record] = access_of(caplog)
+    assert vars(record)["access"]["status"] == 499
+    labels = {"method": "GET", "route": "/", "status": "499"}
+    assert stack.registry.get_sample_value("http_requests_total", labels) == 1
+    assert in_progress == 1
+    assert stack.registry.get_sample_value("http_requests_in_progress") == 0
+    assert request_id.get() is None
 
 
 async def test_over_a_socket_answers_are_streamed_and_the_lifespan_is_run(
