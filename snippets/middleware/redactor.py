@@ -46,9 +46,15 @@ class Redactor:
 
     names: Collection[str] = SECRET_NAMES
 
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for a name that would never be found, or always."""
+        for name in self.names:
+            if not name or name != _plain(name):
+                raise ValueError(f"no name contains {name!r}; write {_plain(name)!r}")
+
     def is_secret(self, name: str) -> bool:
         """Return whether what has this name must not be shown."""
-        plain = SIGNS.sub("", unicodedata.normalize("NFKC", name).casefold())
+        plain = _plain(name)
         return any(secret in plain for secret in self.names)
 
     def text(self, text: str) -> str:
@@ -134,3 +140,7 @@ class Redactor:
                     is_hidden = True
             before = part
         return "".join(shown)
+
+
+def _plain(name: str) -> str:
+    return SIGNS.sub("", unicodedata.normalize("NFKC", name).casefold())

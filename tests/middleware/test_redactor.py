@@ -234,6 +234,12 @@ def test_other_names_can_be_given() -> None:
     assert "greeting" not in SECRET_NAMES
 
 
+@pytest.mark.parametrize("name", ["X-Pin", "api_key", "Greeting", "", "-"])
+def test_a_name_that_would_never_or_always_be_found_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="no name contains"):
+        Redactor(names={name})
+
+
 def test_the_naive_way_knows_only_exact_names(proof: Proof) -> None:
     body = {"client_secret": CANARY, "userPassword": CANARY, "password": "masked"}
 
