@@ -215,6 +215,14 @@ async def test_a_preflight_is_neither_limited_nor_an_error_in_the_log(
     assert [record.levelname for record in access_of(caplog)] == ["INFO"] * 5
 
 
+@pytest.mark.parametrize("path", ["/health", "/health/live", "/metrics"])
+async def test_probes_and_scrapes_are_not_limited(path: str, stack: Stack) -> None:
+    app = build_stack(telephony(), stack)
+    answers = [await Exchange("GET", path).run(app) for _ in range(5)]
+
+    assert [one.status for one in answers] == [404] * 5
+
+
 async def test_a_host_that_is_not_ours_is_refused_before_anything_is_asked(
     stack: Stack,
 ) -> None:
