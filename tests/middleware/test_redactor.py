@@ -218,7 +218,7 @@ def test_hostile_text_takes_time_by_its_length_only(piece: str) -> None:
     [
         (f"a=b=token={CANARY}=c?d, e=f", f"a=b=token={MASK}, e=f"),
         (f"/?next=/login?token={CANARY}&page=2", f"/?next=/login?token={MASK}&page=2"),
-        (f"user%5Fpassword={CANARY} kept", f"user%5Fpassword={MASK} kept"),
+        (f"p%61ssword={CANARY} kept", f"p%61ssword={MASK} kept"),
         ("token= kept", f"token={MASK} kept"),
         ("=kept", "=kept"),
     ],
