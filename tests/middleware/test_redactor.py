@@ -208,7 +208,7 @@ def test_what_comes_out_is_one_line_that_can_be_printed(text: str) -> None:
     "piece", ["1 ", "1", " ", "a", "a=", "=", "token=", "1" * 12 + " " * 500, "&", "é"]
 )
 def test_hostile_text_takes_time_by_its_length_only(piece: str) -> None:
-    text = piece * (200_000 // len(piece))  # by its square it would take minutes
+    text = piece * (50_000 // len(piece))  # by its square it would take minutes
 
     assert REDACTOR.text(text).isprintable()
 
