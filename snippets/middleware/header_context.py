@@ -76,7 +76,8 @@ class HeaderContextMiddleware:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        raw = self._inbound(scope) or self.new_id().encode("ascii")
+        given = [value for name, value in scope["headers"] if name == self.name]
+        raw = self._valid(given) or self.new_id().encode("ascii")
         header, value = (self.name, raw), raw.decode("ascii")
 
         async def send_with_header(message: Message) -> None:
@@ -85,7 +86,8 @@ class HeaderContextMiddleware:
                 message = {**message, "headers": [*headers, header]}
             await send(message)
 
-        scope["headers"] = [*self._without(scope["headers"]), header]
+        if given != [raw]:
+            scope["headers"] = [*self._without(scope["headers"]), header]
         scope.setdefault("state", {})[self.variable.name] = value
         token = self.variable.set(value)
         try:
@@ -93,11 +95,9 @@ class HeaderContextMiddleware:
         finally:
             self.variable.reset(token)
 
-    def _inbound(self, scope: Scope) -> bytes | None:
-        if not self.trust_inbound:
-            return None
-        values = (value for name, value in scope["headers"] if name == self.name)
-        return next((value for value in values if VALID_ID.fullmatch(value)), None)
+    def _valid(self, given: list[bytes]) -> bytes | None:
+        valid = (value for value in given if VALID_ID.fullmatch(value))
+        return next(valid, None) if self.trust_inbound else None
 
     def _without(self, headers: Iterable[Header]) -> list[Header]:
         return [one for one in headers if one[0].lower() != self.name]
