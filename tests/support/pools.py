@@ -14,8 +14,8 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from fastapi import FastAPI
     from sqlalchemy.ext.asyncio import AsyncEngine
+    from starlette.types import ASGIApp
 
 
 def checked_out(engine: AsyncEngine) -> int:
@@ -37,7 +37,7 @@ async def assert_pool_is_whole(engine: AsyncEngine, connections: int) -> None:
 
 
 @asynccontextmanager
-async def serve(app: FastAPI) -> AsyncIterator[int]:
+async def serve(app: ASGIApp) -> AsyncIterator[int]:
     """Serve `app`, which is running already, on a loopback socket; yield its port."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))

@@ -1,0 +1,150 @@
+"""Remember in Redis whose a token is, and forget it at once when it is revoked.
+
+`TokenCache` is an `AuthClient` before another one. It keeps what that says of a token,
+and of a token with a tenant, for at most `ttl` and never beyond the token's end. What
+the token permits is decided anew each time, and an outage is not remembered. However
+many ask at once, one process asks once.
+
+After `revoke`, in no process is anybody told what was known of the token before, with
+whatever tenant, and who asked before cannot restore it: Redis must evict no keys. While
+Redis is away, each call asks the other client. No key and no value has a token.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+from hashlib import sha256
+from secrets import token_hex
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, SecretStr, ValidationError
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from snippets.auth.token_auth import (
+    AuthClient,
+    AuthUser,
+    InvalidTokenError,
+    PermissionDeniedError,
+    utc_now,
+)
+from snippets.caching.single_flight import SingleFlight
+
+REFUSAL_LIFE = timedelta(seconds=5)
+MOST_REFUSALS = 1000  # kept at a time by one process, however much rubbish is sent
+
+
+class _Known(BaseModel, frozen=True):
+    answer: AuthUser | bool  # false is a refusal
+    until: AwareDatetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenCache:
+    """What `client` says of tokens, under Redis keys that start with `namespace`."""
+
+    client: AuthClient
+    redis: Callable[[], Redis]  # asked at each command; must not decode responses
+    namespace: str
+    ttl: timedelta = timedelta(seconds=60)
+    skew: timedelta = timedelta(seconds=5)  # between the clocks of two machines
+    clock: Callable[[], datetime] = utc_now
+    _flights: SingleFlight[bytes] = field(default_factory=SingleFlight, init=False)
+    _refusals: deque[datetime] = field(default_factory=deque, init=False)
+
+    async def get_user(self, token: str) -> AuthUser:
+        """Return whose token it is."""
+        known = await self._known(token, "user", partial(self._ask_user, token))
+        if not isinstance(known.answer, AuthUser):
+            raise InvalidTokenError
+        return known.answer.model_copy(update={"token": SecretStr(token)})
+
+    async def check(
+        self, token: str, *, scope: str | None = None, tenant: UUID | None = None
+    ) -> None:
+        """Pass if the token allows `scope` and may act for `tenant`."""
+        user = await self.get_user(token)
+        may = user.access.matches_required_access(scope)
+        if may and tenant not in {None, user.tenant_uuid}:
+            ask = partial(self._ask_tenant, user, tenant)
+            may = bool((await self._known(token, str(tenant), ask)).answer)
+        if not may:
+            raise PermissionDeniedError
+
+    async def revoke(self, token: str) -> None:
+        """Forget all that is known of a token, also that it is no good.
+
+        Call it once the token is revoked, also by an event; raises what Redis raises.
+        """
+        # The mark outlives whatever was stored, or is still to be stored, without it.
+        await self.redis().set(self._root(token), token_hex(8), px=2 * self.ttl)
+
+    async def _known(
+        self, token: str, about: str, ask: Callable[[], Awaitable[_Known]]
+    ) -> _Known:
+        began, root = self.clock(), self._root(token)
+        key = f"{root}:{about}"
+        found = await _attempt(self.redis().mget(root, key))
+        if not isinstance(found, list):
+            return await ask()
+        mark, stored = found[0] or b"", found[1] or b""
+        mark_then, _, payload = stored.partition(b"|")
+        with suppress(ValidationError):
+            known = _Known.model_validate_json(payload)
+            if mark_then == mark and began < known.until:
+                return known
+
+        async def ask_and_store() -> bytes:
+            known = await ask()
+            now, payload = self.clock(), known.model_dump_json().encode()
+            life = known.until - now
+            if life >= timedelta(milliseconds=1) and now < began + self.ttl:
+                await _attempt(self.redis().set(key, mark + b"|" + payload, px=life))
+            return payload
+
+        # Who comes after a revocation has read another mark, and joins another flight.
+        payload, _ = await self._flights.run((key, mark), ask_and_store)
+        return _Known.model_validate_json(payload)
+
+    async def _ask_user(self, token: str) -> _Known:
+        try:
+            user = await self.client.get_user(token)
+        except InvalidTokenError:
+            return self._refusal()
+        without_token = user.model_copy(update={"token": SecretStr("")})
+        return _Known(answer=without_token, until=self._until(user))
+
+    async def _ask_tenant(self, user: AuthUser, tenant: UUID) -> _Known:
+        try:
+            await self.client.check(user.token.get_secret_value(), tenant=tenant)
+        except PermissionDeniedError:
+            return self._refusal()
+        return _Known(answer=True, until=self._until(user))
+
+    def _until(self, user: AuthUser) -> datetime:
+        return min(self.clock() + self.ttl, user.expires_at - self.skew)
+
+    def _refusal(self) -> _Known:
+        now = until = self.clock()
+        while self._refusals and self._refusals[0] <= now:
+            self._refusals.popleft()
+        if len(self._refusals) < MOST_REFUSALS:
+            until += REFUSAL_LIFE
+            self._refusals.append(until)
+        return _Known(answer=False, until=until)
+
+    def _root(self, token: str) -> str:
+        # The braces keep all that is known of a token in one slot of a cluster.
+        return f"{self.namespace}:{{{sha256(token.encode()).hexdigest()}}}"
+
+
+async def _attempt(command: Awaitable[object]) -> object:
+    try:
+        return await command
+    except (RedisError, OSError, ValueError) as error:  # the last for nonsense
+        logging.getLogger(__name__).warning("token cache: %s", type(error).__name__)
+        return None
