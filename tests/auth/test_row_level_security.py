@@ -288,6 +288,7 @@ async def test_names_of_tables_and_schemas_are_quoted_whatever_they_hold(
         bare = sa.Table(name, sa.MetaData(), sa.Column("tenant_id", sa.Uuid))
         query = select(sa.func.count()).select_from(bare)
         assert await connection.scalar(query, execution_options=moved) == 0
+        await connection.execute(sa.schema.DropSchema(schema, cascade=True))
     await admin.dispose()
 
 
