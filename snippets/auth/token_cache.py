@@ -36,6 +36,7 @@ from snippets.caching.single_flight import SingleFlight
 
 REFUSAL_LIFE = timedelta(seconds=5)
 MOST_REFUSALS = 1000  # kept at a time by one process, however much rubbish is sent
+_Answer = tuple[bytes | None, bytes]  # the mark, if Redis is there, and a `_Known`
 
 
 class _Known(BaseModel, frozen=True):
@@ -53,7 +54,7 @@ class TokenCache:
     ttl: timedelta = timedelta(seconds=60)
     skew: timedelta = timedelta(seconds=5)  # between the clocks of two machines
     clock: Callable[[], datetime] = utc_now
-    _flights: SingleFlight[bytes] = field(default_factory=SingleFlight, init=False)
+    _flights: SingleFlight[_Answer] = field(default_factory=SingleFlight, init=False)
     _refusals: deque[datetime] = field(default_factory=deque, init=False)
 
     async def get_user(self, token: str) -> AuthUser:
@@ -76,47 +77,46 @@ class TokenCache:
             raise PermissionDeniedError
 
     async def revoke(self, token: str) -> None:
-        """Forget all that is known of a token, also that it is no good.
-
-        Call it once the token is revoked, also by an event; raises what Redis raises.
-        """
+        """Forget a token's user, tenants and refusals; raises what Redis raises."""
         # The mark outlives whatever was stored, or is still to be stored, without it.
         await self.redis().set(self._root(token), token_hex(8), px=2 * self.ttl)
 
     async def _known(
         self, token: str, about: str, ask: Callable[[], Awaitable[_Known]]
     ) -> _Known:
-        began, root = self.clock(), self._root(token)
+        root = self._root(token)
         key = f"{root}:{about}"
-        found = await _attempt(self.redis().mget(root, key))
-        if not isinstance(found, list):
-            return await ask()
-        mark, stored = found[0] or b"", found[1] or b""
-        mark_then, _, payload = stored.partition(b"|")
-        with suppress(ValidationError):
-            known = _Known.model_validate_json(payload)
-            if mark_then == mark and began < known.until:
-                return known
 
-        async def ask_and_store() -> bytes:
+        async def find() -> _Answer:
+            began = self.clock()
+            mark, stored = await self._read(root, key) or (None, b"")  # no Redis
+            old, _, payload = stored.partition(b"|")
+            with suppress(ValidationError):
+                if old == mark and began < _Known.model_validate_json(payload).until:
+                    return mark, payload
             known = await ask()
             now, payload = self.clock(), known.model_dump_json().encode()
             life = known.until - now
-            if life >= timedelta(milliseconds=1) and now < began + self.ttl:
+            is_in_time = now < began + self.ttl and life >= timedelta(milliseconds=1)
+            if mark is not None and is_in_time:
                 await _attempt(self.redis().set(key, mark + b"|" + payload, px=life))
-            return payload
+            return mark, payload
 
-        # Who comes after a revocation has read another mark, and joins another flight.
-        payload, _ = await self._flights.run((key, mark), ask_and_store)
+        (mark, payload), led = await self._flights.run(key, find)
+        if not led and (mark is None or [mark] != await self._read(root)):
+            _, payload = await find()  # it was revoked, perhaps before this call
         return _Known.model_validate_json(payload)
+
+    async def _read(self, *keys: str) -> list[bytes]:
+        found = await _attempt(self.redis().mget(*keys))
+        return [one or b"" for one in found] if isinstance(found, list) else []
 
     async def _ask_user(self, token: str) -> _Known:
         try:
             user = await self.client.get_user(token)
         except InvalidTokenError:
             return self._refusal()
-        without_token = user.model_copy(update={"token": SecretStr("")})
-        return _Known(answer=without_token, until=self._until(user))
+        return _Known(answer=user, until=self._until(user))  # JSON hides its token
 
     async def _ask_tenant(self, user: AuthUser, tenant: UUID) -> _Known:
         try:

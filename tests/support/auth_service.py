@@ -101,15 +101,16 @@ class AuthService:
         raw = raw.partition(b"?")[0]
         method, path = scope["method"], scope["path"]
         self.requests.append((method, raw.decode(), query))
-        self.asked.set()
-        if self.may_answer is not None:
-            await self.may_answer.wait()
         token = path.removeprefix(PREFIX.decode())
         status, body = self._answer(
             method, raw, token, parse_qs(query.decode(), keep_blank_values=True)
         )
         if self.status is not None:
             status = self.status
+        # It has decided, and the answer is on its way.
+        self.asked.set()
+        if self.may_answer is not None:
+            await self.may_answer.wait()
         headers = {"content-type": "application/json", **self.headers}
         encoded = [(k.encode(), v.encode()) for k, v in headers.items()]
         await send(
