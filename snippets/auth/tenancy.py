@@ -112,7 +112,7 @@ def check_tables(mixin: type) -> None:
 
 
 _BOUNDARY = Boundary(TenantMixin, "tenant_id", current_tenant)
-_CURRENT = sa.bindparam(None, callable_=current_tenant, type_=sa.Uuid())
+_CURRENT = sa.BindParameter(None, type_=sa.Uuid(), callable_=current_tenant)
 """The tenant at the time when the statement is sent."""
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, true
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -31,10 +31,8 @@ class NaiveRepository(Generic[T]):
 
     async def list(self) -> Sequence[T]:
         """Return the tenant's rows."""
-        query = select(self.model)
-        if (current := tenant.get()) is not None:
-            query = query.where(self.model.tenant_id == current)
-        return (await self.session.scalars(query)).all()
+        own = self.model.tenant_id == tenant.get() if tenant.get() else true()
+        return (await self.session.scalars(select(self.model).where(own))).all()
 
     async def count(self) -> int:
         """Return how many there are."""

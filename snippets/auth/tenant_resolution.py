@@ -93,32 +93,38 @@ async def require_visible(
         raise PermissionDeniedError("not permitted for this tenant")
 
 
-def tenant_dependency(
-    header: str = "Accent-Tenant",
-    user: Callable[..., Awaitable[AuthUser]] = get_current_user,
-) -> Callable[..., AsyncIterator[UUID]]:
-    """Return the dependency for clients that name the tenant in this header."""
+class TenantHeader:
+    """The dependency of a service whose clients name the tenant in this header."""
 
-    async def get_tenant(
-        connection: HTTPConnection,
-        user: Annotated[AuthUser, Depends(user)],
-        client: Annotated[AuthClient, Depends(get_auth_client)],
-        active: Annotated[ActiveTenants, Depends(get_active_tenants)],
-        named: Annotated[str | None, Header(alias=header)] = None,
-    ) -> AsyncIterator[UUID]:
-        tenant = user.tenant_uuid if named is None else _parse(named)
-        if tenant is None or len(connection.headers.getlist(header)) > 1:
-            raise HTTPException(400, f"one tenant has to be named in {header}")
-        await require_visible(connection, client, user, tenant)
-        if not await active.is_active(tenant):
-            raise PermissionDeniedError("the tenant is not active")
-        with set_tenant(tenant):
-            yield tenant
+    def __init__(
+        self,
+        header: str = "Accent-Tenant",
+        user: Callable[..., Awaitable[AuthUser]] = get_current_user,
+    ) -> None:
+        """Make it; an application needs one object of this class."""
 
-    return get_tenant
+        async def tenant(
+            connection: HTTPConnection,
+            user: Annotated[AuthUser, Depends(user)],
+            client: Annotated[AuthClient, Depends(get_auth_client)],
+            active: Annotated[ActiveTenants, Depends(get_active_tenants)],
+            named: Annotated[str | None, Header(alias=header)] = None,
+        ) -> AsyncIterator[UUID]:
+            tenant = user.tenant_uuid if named is None else _parse(named)
+            if tenant is None or len(connection.headers.getlist(header)) > 1:
+                raise HTTPException(400, f"one tenant has to be named in {header}")
+            await require_visible(connection, client, user, tenant)
+            if not await active.is_active(tenant):
+                raise PermissionDeniedError("the tenant is not active")
+            with set_tenant(tenant):
+                yield tenant
+
+        self.tenant: Callable[..., AsyncIterator[UUID]] = tenant
+        """The tenant of the request, which is set until its response is over."""
 
 
-get_tenant = tenant_dependency()
+_IN_ACCENT_TENANT = TenantHeader()
+get_tenant = _IN_ACCENT_TENANT.tenant
 
 
 def _parse(text: str) -> UUID:

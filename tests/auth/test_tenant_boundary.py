@@ -188,7 +188,8 @@ async def test_the_callers_own_value_may_be_named(platform: Tenants) -> None:
     for statement in ways:
         async with platform.sessions() as session:
             with set_tenant(A):
-                await session.execute(statement)
+                result: Any = await session.execute(statement)
+                assert result.rowcount == 1
 
 
 async def test_the_legacy_bulk_methods_are_refused(platform: Tenants) -> None:

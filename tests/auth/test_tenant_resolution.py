@@ -25,9 +25,9 @@ from snippets.auth.current_user import get_auth_client, get_current_user
 from snippets.auth.tenancy import NoTenantError, current_tenant, set_tenant
 from snippets.auth.tenant_resolution import (
     ActiveTenants,
+    TenantHeader,
     get_tenant,
     require_visible,
-    tenant_dependency,
 )
 from snippets.auth.token_auth import AuthClient, AuthUser, PermissionDeniedError
 from tests.support.auth_clients import FakeWorld
@@ -463,7 +463,7 @@ async def test_the_tokens_own_tenant_costs_no_call(
 async def test_the_name_of_the_header_is_a_parameter_and_openapi_shows_it(
     service: Service,
 ) -> None:
-    wazo = tenant_dependency("Wazo-Tenant")
+    wazo = TenantHeader("Wazo-Tenant").tenant
 
     @service.app.get("/wazo")
     async def show(tenant: Annotated[UUID, Depends(wazo)]) -> UUID:

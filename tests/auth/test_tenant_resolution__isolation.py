@@ -17,6 +17,7 @@ from snippets.auth.tenancy import bypass_tenancy, current_tenant
 from snippets.auth.tenant_resolution import ActiveTenants, get_tenant
 from snippets.auth.tenant_resolution_wiring import Base, Extension, create_app
 from snippets.auth.token_auth import AuthUser
+from snippets.auth.token_cache import TokenCache
 from snippets.caching.cached import Cache
 from snippets.database.async_session import (
     SessionDep,
@@ -135,6 +136,7 @@ async def test_two_requests_that_take_turns_share_nothing_cold_or_warm(
     telephony: Telephony,
 ) -> None:
     app = telephony.cold()
+    assert isinstance(app.state.auth_client, TokenCache)
     for _ in ("cold", "warm"):
         answers = await alternating(ask(app, "ada"), ask(app, "bob"))
         assert answers == (EXPECTED["ada"], EXPECTED["bob"])
