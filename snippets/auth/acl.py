@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import product
 
-from snippets.auth.acl_pattern import AnyText, Pattern, Text, compile_pattern
+from snippets.auth.acl_pattern import AnyText, compile_pattern, matches
 
 MOST_EDITS = 4
 """Each word `edit` doubles the meanings to weigh; with more, only a superuser may."""
@@ -53,17 +53,17 @@ class AccessCheck:
         """Return whether the caller may do what is required; None is always allowed."""
         if required is None:
             return True
-        if _CONTROL.search(required):
+        if not required.isprintable() and _CONTROL.search(required):
             return False
-        text, words = Text(required), self._words
-
-        def is_matched_by(grants: list[Pattern]) -> bool:
-            return any(
-                required.startswith(grant.prefix) and text.matches(grant, words)
-                for grant in grants
-            )
-
-        return not is_matched_by(self._denied) and is_matched_by(self._allowed)
+        words = self._words
+        # Few grants have their needle in the text, so few are looked at twice.
+        for denial in self._denied:
+            if denial[1] in required and matches(denial, required, words):
+                return False
+        for grant in self._allowed:
+            if grant[1] in required and matches(grant, required, words):
+                return True
+        return False
 
     def may_add_access(self, access: str) -> bool:
         """Return whether the caller may give this grant to others.
@@ -93,7 +93,7 @@ class AccessCheck:
         if not self._denied or not {"*", "#"} & set(access):
             return True
         return _edits(access) <= MOST_EDITS and not any(
-            texts.matches(denial, self._words)
+            texts.is_matched(denial, self._words)
             for texts in map(AnyText, _spellings(access))
             for denial in self._denied
         )
@@ -101,7 +101,8 @@ class AccessCheck:
 
 def _own(word: str, value: str | None) -> tuple[str, ...]:
     """Return what a word that stands for the caller's own id matches."""
-    return (word, value, value.replace(".", "_")) if value else (word,)
+    own = (value, value.replace(".", "_")) if value else ()
+    return tuple(dict.fromkeys((word, *own)))
 
 
 def _edits(access: str) -> int:

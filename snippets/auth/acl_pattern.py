@@ -29,9 +29,13 @@ _PART = re.compile(r"([*#]+|(?<![^.])(?:me|my_session|my_tenant|edit)(?![^.]))")
 
 
 class Pattern(NamedTuple):
-    """Literal text, then pairs of wildcards or a reserved word and literal text."""
+    """Literal text, then pairs of wildcards or a reserved word and literal text.
+
+    What it matches begins with `prefix` and has `needle` somewhere.
+    """
 
     prefix: str
+    needle: str
     rest: tuple[tuple[str, str], ...]
 
 
@@ -39,20 +43,46 @@ class Pattern(NamedTuple):
 def compile_pattern(text: str) -> Pattern:
     """Return the pattern that a text describes; every text describes one."""
     prefix, *parts = _PART.split(text)
-    return Pattern(prefix, tuple(zip(parts[::2], parts[1::2], strict=True)))
+    literals = parts[1::2]
+    needle = max([prefix, *literals], key=lambda one: max(map(len, one.split("."))))
+    return Pattern(prefix, needle, tuple(zip(parts[::2], literals, strict=True)))
 
 
-class Text:
+def matches(pattern: Pattern, text: str, words: Words) -> bool:
+    """Return whether the pattern matches the text from its start to its end."""
+    prefix, needle, rest = pattern
+    if needle not in text or not text.startswith(prefix):
+        return False
+    if not rest:
+        return text == prefix
+    start = len(prefix)
+    for part, literal in rest[:-1]:
+        options = words.get(part)
+        if options is None and literal[0] == "." and "#" not in part:
+            options = (text[start:].partition(".")[0].partition("#")[0],)
+        found = [one for one in options or () if text.startswith(one + literal, start)]
+        if options is None or len(found) > 1:  # `#`, or an id that can be read twice
+            return _Text(text).is_matched(pattern, words)
+        if not found:
+            return False
+        start += len(found[0] + literal)
+    part, suffix = rest[-1]
+    between = text[start : len(text) - len(suffix)]
+    if start + len(suffix) > len(text) or not text.endswith(suffix):
+        return False
+    is_any = "#" in part or not ("." in between or "#" in between)
+    return between in words[part] if part in words else is_any
+
+
+class _Text:
     """A text to match; a set of places in it is an int, whose bit 0 is the start."""
 
     def __init__(self, text: str) -> None:
-        """Look for nothing yet."""
-        self._text, self._end = text, 1 << len(text)
+        self._text, self._end, self._start = text, 1 << len(text), 1
         self._found: dict[str, int] = {}
-        self._start = 1
 
-    def matches(self, pattern: Pattern, words: Words) -> bool:
-        """Return whether the pattern matches from the start to the end."""
+    def is_matched(self, pattern: Pattern, words: Words) -> bool:
+        """Return whether the pattern leads from the start to the end."""
         at = self._after(self._start, pattern.prefix)
         for part, literal in pattern.rest:
             if not at:
@@ -85,10 +115,10 @@ class Text:
         return found
 
 
-class AnyText(Text):
+class AnyText(_Text):
     """Whatever text a pattern without reserved words matches.
 
-    Another pattern matches it if at least one text is matched by both.
+    `is_matched` tells whether another pattern matches at least one of these texts.
     """
 
     def __init__(self, pattern: str) -> None:

@@ -1,6 +1,6 @@
 """Ask which texts a few patterns match, for Ada whose id is u1."""
 
-from snippets.auth.acl_pattern import AnyText, Text, compile_pattern
+from snippets.auth.acl_pattern import AnyText, compile_pattern, matches
 
 WORDS = {"me": ("me", "u1"), "edit": ("edit", "update")}
 
@@ -15,7 +15,7 @@ def main() -> None:
         ("users.me.edit", "users.u1.update"),
         ("users.me.edit", "users.u2.update"),
     ):
-        print(pattern, text, Text(text).matches(compile_pattern(pattern), WORDS))
+        print(pattern, text, matches(compile_pattern(pattern), text, WORDS))
         # > extensions.*.read extensions.1001.read True
         # > extensions.*.read extensions.1001.line.read False
         # > extensions.# extensions.1001.line.read True
@@ -25,7 +25,9 @@ def main() -> None:
 
     denied = compile_pattern("calls.*.record")
     for offered in ("calls.1001.*", "calls.*.transfer", "#.record"):
-        print(offered, "reaches what is denied:", AnyText(offered).matches(denied, {}))
+        print(
+            offered, "reaches what is denied:", AnyText(offered).is_matched(denied, {})
+        )
         # > calls.1001.* reaches what is denied: True
         # > calls.*.transfer reaches what is denied: False
         # > #.record reaches what is denied: True

@@ -318,6 +318,8 @@ TEXT_WORDS = [
 ]
 METACHARACTERS = ".^$*+?{}[]\\|()#!_-a"
 
+WIDE = ["*", "#", "*.*", "a.#", "#.b", "*.me", "#.#", "*b*", "edit.*", "a.*.*"]
+
 own_ids = st.one_of(st.sampled_from(HARD_IDS), st.text(METACHARACTERS, max_size=4))
 grants_ = st.builds(
     lambda mark, words: mark + ".".join(words),
@@ -369,7 +371,11 @@ def test_what_may_be_given_is_what_the_reference_finds_free_of_denials() -> None
     decided = Counter[bool]()
 
     @settings(unhurried, max_examples=50)
-    @given(own_ids, st.lists(grants_, min_size=1, max_size=2), st.lists(grants_))
+    @given(
+        own_ids,
+        st.lists(grants_, min_size=1, max_size=2),
+        st.lists(st.one_of(grants_, st.sampled_from(WIDE)), min_size=4, max_size=8),
+    )
     def compare(own: str, denied: list[str], offered: list[str]) -> None:
         meanings = acl_reference.words(own)
         acl = ["#", *(f"!{one.removeprefix('!')}" for one in denied)]
