@@ -112,12 +112,10 @@ def check_tables(mixin: type) -> None:
 
 
 _BOUNDARY = Boundary(TenantMixin, "tenant_id", current_tenant)
-_CURRENT = sa.BindParameter(None, type_=sa.Uuid(), callable_=current_tenant)
-"""The tenant at the time when the statement is sent."""
 
 
 def _is_own(row: type[TenantMixin]) -> sa.ColumnElement[bool]:
-    return row.tenant_id == _CURRENT
+    return row.tenant_id == _BOUNDARY.parameter
 
 
 _OWN = RowFilter(TenantMixin, _is_own)
@@ -127,7 +125,7 @@ def _before_statement(state: orm.ORMExecuteState) -> None:
     if _scope.get() == "all":
         return
     if not (state.is_column_load or state.is_relationship_load):
-        _BOUNDARY.admit(state, _CURRENT)
+        _BOUNDARY.admit(state)
     _OWN.apply(state)
 
 

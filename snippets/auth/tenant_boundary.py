@@ -12,7 +12,7 @@ table is overlooked in a statement that has its class too.
 import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain
 from typing import Any
 
@@ -44,11 +44,13 @@ class Boundary:
             if isinstance(value, sa.ClauseElement) or value != own:
                 raise BoundaryError(f"{self.column} is not the caller's own")
 
-    def admit(self, state: orm.ORMExecuteState, own: sa.ColumnElement[Any]) -> None:
-        """Refuse the statement that a listener was given, or leave it to the filter.
+    @cached_property
+    def parameter(self) -> sa.BindParameter[Any]:
+        """What `own` returns at the time when a statement is sent."""
+        return sa.bindparam(None, callable_=self.own)
 
-        In a row that an upsert overwrites, the column has to be equal to `own`.
-        """
+    def admit(self, state: orm.ORMExecuteState) -> None:
+        """Refuse the statement that a listener was given, or leave it to the filter."""
         if state.execution_options.get("_admitted"):
             return
         state.update_execution_options(_admitted=True)  # to synchronise, it asks again
@@ -74,7 +76,7 @@ class Boundary:
             if nested or (other and _unaliased(part.table) in tables):
                 raise BoundaryError("a write by other rows is not narrowed: read first")
         if "_post_values_clause" in vars(whole):
-            narrow = partial(self._narrow, whole.table.c[self.column] == own)
+            narrow = partial(self._narrow, whole.table.c[self.column] == self.parameter)
             stamps = {"on_conflict_do_update": narrow}
             state.statement = visitors.cloned_traverse(whole, {}, stamps)
 

@@ -1,14 +1,12 @@
 """Send statements for one tenant that would show or change the calls of another."""
 
 import asyncio
-from functools import partial
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import (
     DeclarativeBase,
     Mapped,
-    ORMExecuteState,
     aliased,
     join,
     mapped_column,
@@ -54,12 +52,8 @@ async def main() -> None:
     async with engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
     boundary = Boundary(BilledMixin, "payer", lambda: ACME)
-    admit = partial(boundary.admit, own=sa.literal(ACME))
-
-    def listener(state: ORMExecuteState) -> None:
-        admit(state)
-
-    sa.event.listen(sessions.kw["sync_session_class"], "do_orm_execute", listener)
+    own = sessions.kw["sync_session_class"]
+    sa.event.listen(own, "do_orm_execute", boundary.admit)
     other = aliased(Call)
     async with sessions() as session:
         print(await send(session, sa.select(Call)))
