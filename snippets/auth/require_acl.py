@@ -19,7 +19,6 @@ from fastapi import Depends, Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.requests import HTTPConnection
 from fastapi.routing import APIRoute
-from starlette.convertors import StringConvertor
 
 from snippets.auth.current_user import get_current_user
 from snippets.auth.token_auth import AuthUser, PermissionDeniedError
@@ -103,10 +102,11 @@ class AclRoute(APIRoute):
         if unknown := names - self.param_convertors.keys():
             raise ValueError(f"{self.path} has no parameter {min(unknown)!r}")
         for field in (field for one in dependants for field in one.path_params):
-            is_raw = isinstance(self.param_convertors[field.alias], StringConvertor)
+            forms = (f"{{{field.alias}{kind}}}" for kind in ("", ":str", ":path"))
+            is_text = any(form in self.path for form in forms)
             if (
-                field.alias in names
-                and is_raw
+                is_text
+                and field.alias in names
                 and field.field_info.annotation is not str
             ):
                 raise ValueError(f"{self.path}: convert {field.alias!r} in the path")

@@ -218,6 +218,12 @@ def test_text_that_the_handler_reads_otherwise_is_an_error_at_registration(
         async def by_uuid(user_id: UUID) -> UUID:
             return user_id
 
+    with pytest.raises(ValueError, match="convert 'user_id' in the path"):
+
+        @app.delete("/by-path/{user_id:path}", dependencies=[dependency])
+        async def by_path(user_id: int) -> int:
+            return user_id
+
     @app.delete("/other/{user_id}/{line}", dependencies=[dependency])
     async def by_text(user_id: str, line: int) -> str:
         return f"{user_id}{line}"

@@ -9,6 +9,7 @@ from pydantic import SecretStr, ValidationError
 
 from catalogue.plugin import Proof
 from snippets.auth import token_auth_naive
+from snippets.auth.acl import AccessCheck
 from snippets.auth.token_auth import (
     TOKEN,
     AuthUnavailableError,
@@ -88,6 +89,7 @@ def test_a_time_without_an_offset_is_refused() -> None:
 
 def test_a_user_decides_by_its_own_ids() -> None:
     access = ada("a.me", "b.my_session", "c.my_tenant").access
+    assert type(access) is AccessCheck
 
     for required in ("a.ada", "b.s1", f"c.{ACME}"):
         assert access.matches_required_access(required)

@@ -10,6 +10,9 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from snippets.auth.auth_service import PATH
+from snippets.auth.require_acl import EXTENSION
+from snippets.auth.token_cache import TokenCache
 from snippets.auth.token_cache_wiring import create_app
 from tests.support.auth_service import AuthService, Clock
 from tests.support.pools import serve
@@ -87,6 +90,8 @@ async def test_401_403_and_503_are_never_confused(
             (403, None, None),
         ]
         assert await statuses(http, "other", *paths) == [(503, None, "5")] * 2
+        assert isinstance(app.state.auth_client, TokenCache)
+    assert {path.removesuffix(hidden) for _, path, _ in service.requests} >= {PATH}
 
 
 async def test_a_revocation_by_request_reaches_a_cached_token_at_once(
@@ -154,7 +159,7 @@ async def test_openapi_shows_the_scheme_and_what_each_route_requires(
         "X-Auth-Token": {"type": "apiKey", "in": "header", "name": "X-Auth-Token"}
     }
     required = {
-        path: [operation["x-required-acl"] for operation in operations.values()]
+        path: [operation[EXTENSION] for operation in operations.values()]
         for path, operations in document["paths"].items()
     }
     assert required == {
