@@ -209,8 +209,8 @@ def test_any_sequence_of_two_tenants_leaves_each_what_its_own_model_says(
         Bound.runner, Bound.platform = runner, platform
         Bound.one_session = one_session
         limits = settings(
-            max_examples=8,
-            stateful_step_count=12,
+            max_examples=6,
+            stateful_step_count=10,
             deadline=None,
             derandomize=True,
             database=None,

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy import orm
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import (
     AsyncAttrs,
     AsyncEngine,
@@ -15,6 +16,7 @@ from sqlalchemy.ext.asyncio import (
     async_sessionmaker,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from snippets.auth.tenancy import (
     NoTenantError,
@@ -72,6 +74,7 @@ class Extension(TenantMixin, Base):
     user_id: Mapped[int]
     forward_id: Mapped[int | None]
     user: Mapped[User] = orm.relationship(back_populates="extensions")
+    desk_of: Mapped[User] = orm.relationship(overlaps="extensions,user")
     forwarded_to: Mapped[User | None] = orm.relationship(
         primaryjoin="User.id == foreign(Extension.forward_id)", viewonly=True
     )
@@ -129,6 +132,8 @@ async def in_each_scope(
 async def tenants(url: str) -> AsyncIterator[Tenants]:
     """Yield the database at `url` with the rows; each forwards to the other tenant."""
     engine, sessions = create_engine_and_sessions(url)
+    if engine.dialect.name == "sqlite":
+        sa.event.listen(engine.sync_engine, "connect", _do_not_wait_for_the_disk)
     install_tenancy(sessions)
     async with engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
@@ -147,3 +152,11 @@ async def tenants(url: str) -> AsyncIterator[Tenants]:
         yield Tenants(engine, sessions)
     finally:
         await engine.dispose()
+
+
+def _do_not_wait_for_the_disk(
+    connection: DBAPIConnection, _: ConnectionPoolEntry
+) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA synchronous=OFF")
+    cursor.close()
