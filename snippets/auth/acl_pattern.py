@@ -19,9 +19,7 @@ from functools import lru_cache, reduce
 from operator import or_
 from typing import NamedTuple
 
-KEPT_PATTERNS = 2**14
-"""So many are kept compiled, for all users together."""
-
+KEPT_PATTERNS = 2**14  # compiled, for all users together
 Words = Mapping[str, Sequence[str]]
 """What each reserved word stands for, itself included."""
 
@@ -50,28 +48,35 @@ def compile_pattern(text: str) -> Pattern:
 
 def matches(pattern: Pattern, text: str, words: Words) -> bool:
     """Return whether the pattern matches the text from its start to its end."""
-    prefix, needle, rest = pattern
-    if needle not in text or not text.startswith(prefix):
-        return False
-    if not rest:
+    prefix, _, rest = pattern
+    if not rest or not text.startswith(prefix):
         return text == prefix
     start = len(prefix)
-    for part, literal in rest[:-1]:
-        options = words.get(part)
-        if options is None and literal[0] == "." and "#" not in part:
-            options = (text[start:].partition(".")[0].partition("#")[0],)
-        found = [one for one in options or () if text.startswith(one + literal, start)]
-        if options is None or len(found) > 1:  # `#`, or an id that can be read twice
-            return _Text(text).is_matched(pattern, words)
-        if not found:
-            return False
-        start += len(found[0] + literal)
+    if len(rest) > 1:
+        for part, literal in rest[:-1]:
+            start = _only_way(part, literal, text, start, words)
+            if start < 0:
+                return _Text(text).is_matched(pattern, words)
     part, suffix = rest[-1]
-    between = text[start : len(text) - len(suffix)]
-    if start + len(suffix) > len(text) or not text.endswith(suffix):
+    end = len(text) - len(suffix)
+    if end < start or not text.endswith(suffix):
         return False
-    is_any = "#" in part or not ("." in between or "#" in between)
-    return between in words[part] if part in words else is_any
+    between = text[start:end]
+    if part in words:
+        return between in words[part]
+    return "#" in part or not ("." in between or "#" in between)
+
+
+def _only_way(part: str, literal: str, text: str, start: int, words: Words) -> int:
+    """Return the only place to which the parts lead; -1 without one, or with more."""
+    if part in words:
+        found = [one for one in words[part] if text.startswith(one + literal, start)]
+        return start + len(found[0] + literal) if len(found) == 1 else -1
+    stop = text.find(".", start)
+    is_next = stop >= 0 and text.startswith(literal, stop)
+    if "#" in part or not is_next or "#" in text[start:stop]:
+        return -1
+    return stop + len(literal)
 
 
 class _Text:

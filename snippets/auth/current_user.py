@@ -1,9 +1,9 @@
 """Authenticate each request by one header, in FastAPI.
 
-`get_current_user` is a dependency that returns the caller or answers 401, 403 or 503 as
-`token_auth` says; `get_optional_user` returns None for a request without a token, but
-refuses a bad one. A header that is sent twice, or that does not hold a token, is
-refused before anybody is asked. OpenAPI shows the scheme.
+`get_current_user` is a dependency that returns the caller, or answers 401 for a token
+that is no good and 503 while nobody can say; `get_optional_user` returns None for a
+request without a token, but refuses a bad one. A header that is sent twice, or that
+does not hold a token, is refused before anybody is asked. OpenAPI shows the scheme.
 
 Another header, or `Authorization: Bearer`, is an object of `TokenAuth`. Tests replace
 the client by `dependency_overrides[get_auth_client]`.

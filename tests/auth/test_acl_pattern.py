@@ -58,6 +58,12 @@ def matches(pattern: str, text: str) -> bool:
         ("a.*", "a.", True),
         ("a.*.b", "a..b", True),
         ("*.*", ".", True),
+        ("a.*.*", "a.", False),
+        ("a.*.b*.c", "a.x.bx.c", True),
+        ("a.*.b*.c", "a.x.bx", False),
+        ("a.*.*.c", "a.#.b.c", False),
+        ("a.#.*.c", "a.#.b.c", True),
+        ("a#.b*c", "a.b.bc", True),
         ("*", "", True),
         ("#", "", True),
         ("", "", True),
@@ -115,6 +121,19 @@ def test_what_a_reserved_word_stands_for_is_compared_as_text() -> None:
             pattern = compile_pattern("doc.me.view")
             assert acl_pattern.matches(pattern, f"doc.{own}.view", words)
             assert not acl_pattern.matches(pattern, f"doc.{other}.view", words)
+
+
+def test_an_id_that_can_be_read_in_two_ways_is_read_in_both() -> None:
+    words = {**NOBODY, "me": ("me", "me.b", "me_b")}
+    pattern = compile_pattern("me.*.x")
+    for text, expected in (
+        ("me.b.x", True),
+        ("me.b.c.x", True),
+        ("me.b..x", True),
+        ("me_b.c.x", True),
+        ("me.c.d.x", False),
+    ):
+        assert acl_pattern.matches(pattern, text, words) is expected
 
 
 def test_a_pattern_is_compiled_once_however_many_users_have_it() -> None:
