@@ -223,8 +223,8 @@ def _index_fragments(
     root: Path, patterns: list[Pattern], known: record.Record
 ) -> dict[str, str]:
     categories = sorted({pattern.category for pattern in patterns})
-    rendered = {"trust.md": _trust(patterns, known), "symptoms.md": _symptoms(patterns)}
-    lists = []
+    rendered = {"trust.md": _trust(patterns, known)}
+    lists, symptoms = [], []
     for category in categories:
         own = [pattern for pattern in patterns if pattern.category == category]
         planned = matrix.planned(root, category)
@@ -234,10 +234,12 @@ def _index_fragments(
             f"## [{title}]({category}/index.md)\n\n"
             + _category(own, planned, known, f"{category}/")
         )
+        symptoms.append(f"## {title}\n\n{_symptoms(own)}")
         rendered[f"reference/{category}.md"] = "\n".join(
             f"::: {pattern.module}\n" for pattern in own
         )
     rendered["patterns.md"] = "\n".join(lists)
+    rendered["symptoms.md"] = "\n".join(symptoms)
     return rendered
 
 
