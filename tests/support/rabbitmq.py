@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import aio_pika
 from aio_pika.exceptions import ChannelNotFoundEntity
-from faststream.rabbit import TestRabbitBroker
+from faststream.rabbit import RabbitMessage, TestRabbitBroker
 from yarl import URL
 
 from tests.support.redis_servers import free_port
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
-    from faststream.rabbit import RabbitBroker
+    from faststream.rabbit import RabbitBroker, RabbitExchange, RabbitQueue
 
 SBIN = Path("/usr/lib/rabbitmq/bin")
 """Where Debian keeps the scripts that do not change to another user."""
@@ -139,6 +139,21 @@ class RealBrokerServer(BrokerServer):
 AnyBroker = MemoryBrokerServer | RealBrokerServer
 
 
+def collect(
+    broker: RabbitBroker,
+    queue: RabbitQueue | str,
+    exchange: RabbitExchange | str | None = None,
+) -> asyncio.Queue[RabbitMessage]:
+    """Subscribe to a queue, and return where its messages will be."""
+    got: asyncio.Queue[RabbitMessage] = asyncio.Queue()
+
+    async def keep(message: RabbitMessage) -> None:
+        await got.put(message)
+
+    broker.subscriber(queue, exchange)(keep)
+    return got
+
+
 @dataclass
 class PrivateBrokerServer(RealBrokerServer):
     """A node of this session's own, which a test may stop, kill and start."""
@@ -213,7 +228,8 @@ class Proxy:
     port: int = 0
     listener: asyncio.Server | None = None
     writers: set[asyncio.StreamWriter] = field(default_factory=set)
-    accepted: int = 0
+    flowing: asyncio.Event = field(default_factory=asyncio.Event)
+    """While this is not set, bytes are kept back in both directions."""
 
     async def open(self) -> None:
         """Take connections, on the same port as before."""
@@ -231,13 +247,12 @@ class Proxy:
     async def _serve(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        self.accepted += 1
         there, back = await asyncio.open_connection(*self.target)
         self.writers |= {writer, back}
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(_copy(reader, back))
-                group.create_task(_copy(there, writer))
+                group.create_task(self._copy(reader, back))
+                group.create_task(self._copy(there, writer))
         except* ConnectionError:
             pass  # that is what a cut looks like
         finally:
@@ -245,12 +260,14 @@ class Proxy:
                 one.transport.abort()
             self.writers -= {writer, back}
 
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(65536):
-        writer.write(data)
-        await writer.drain()
-    writer.close()
+    async def _copy(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        while data := await reader.read(65536):
+            await self.flowing.wait()
+            writer.write(data)
+            await writer.drain()
+        writer.close()
 
 
 @asynccontextmanager
@@ -258,6 +275,7 @@ async def proxy(server: RealBrokerServer) -> AsyncIterator[tuple[Proxy, str]]:
     """Yield a proxy of a server, and the URL that goes through it."""
     url = URL(server.url)
     between = Proxy((url.host or "127.0.0.1", url.port or 5672))
+    between.flowing.set()
     await between.open()
     try:
         yield between, str(url.with_host("127.0.0.1").with_port(between.port))
@@ -288,12 +306,14 @@ def private_node(folder: Path) -> Iterator[PrivateBrokerServer]:
     """Yield a running node with its own name, ports and folders."""
     port, distribution, mapper = free_port(), free_port(), free_port()
     (folder / "plugins").write_text("[].")
+    (folder / "node.conf").write_text(f"listeners.tcp.local = 127.0.0.1:{port}\n")
+    (folder / "environment").write_text("ERL_EPMD_ADDRESS=127.0.0.1\n")
     environment = {
         "HOME": str(folder),
         "PATH": os.environ["PATH"],
         "RABBITMQ_NODENAME": f"test-{port}@localhost",
-        "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
-        "RABBITMQ_NODE_PORT": str(port),
+        "RABBITMQ_CONF_ENV_FILE": str(folder / "environment"),
+        "RABBITMQ_CONFIG_FILE": str(folder / "node.conf"),
         "RABBITMQ_DIST_PORT": str(distribution),
         "RABBITMQ_MNESIA_BASE": str(folder / "data"),
         "RABBITMQ_LOG_BASE": str(folder / "log"),
