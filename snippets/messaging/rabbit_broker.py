@@ -76,7 +76,7 @@ class Outgoing:
     routing_key: str
     exchange: RabbitExchange | str = ""
     correlation_id: str | None = None
-    content_type: str = "application/json"
+    content_type: str | None = "application/json"
     type: str | None = None
     headers: Mapping[str, Any] = field(default_factory=dict)
     expiration: float | None = None

@@ -150,7 +150,10 @@ def collect(
     async def keep(message: RabbitMessage) -> None:
         await got.put(message)
 
-    broker.subscriber(queue, exchange)(keep)
+    async def undecoded(message: RabbitMessage) -> bytes:
+        return message.body
+
+    broker.subscriber(queue, exchange, decoder=undecoded)(keep)
     return got
 
 
@@ -326,8 +329,8 @@ def private_node(folder: Path) -> Iterator[PrivateBrokerServer]:
         port=port,
         environment=environment,
     )
-    node.start()
     try:
+        node.start()
         yield node
     finally:
         node.kill()
