@@ -69,11 +69,11 @@ async def replay(
     limit: int,
     wanted: Callable[[DeadLetter], bool] = lambda _: True,
 ) -> int:
-    """Replay at most `limit` messages, the oldest first; return how many it were.
+    """Replay at most `limit` messages in the queue's order; return how many it were.
 
-    Those that are not `wanted` stay in the queue, and are held until the end. What
-    fails again meanwhile is left for the next time. Raises `PublishError` when a copy
-    is not confirmed: that message and all later ones stay.
+    Those that are not `wanted` are held until the end, and then put back behind the
+    others. What fails again meanwhile is left for the next time. Raises `PublishError`
+    when a copy is not confirmed: that message and all later ones stay.
     """
     queue = await broker.declare_queue(topology.dead())
     held, replayed = [], 0
