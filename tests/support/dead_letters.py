@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -60,7 +61,9 @@ class Mailer:
         async def mail(message: RabbitMessage) -> None:
             self.deliveries.append(message)
             self.arrived.put_nowait(message.message_id)
-            self.fail(message)
+            failing = self.fail(message)
+            if inspect.isawaitable(failing):
+                await failing
 
         broker.include_router(router)
         return broker
