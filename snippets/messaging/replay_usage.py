@@ -26,11 +26,11 @@ async def main() -> None:
     broker = make_broker("amqp://guest:guest@localhost/")
     topology = Topology("mailer", RetryPolicy(retry_on=(ConnectionError,)))
     router = RabbitRouter(middlewares=[set_aside(broker, topology)])
-    addresses = {"1001": "ada@acme.example"}
+    addresses, mailed = {"1001": "ada@acme.example"}, []
 
     @router.subscriber(topology.work("voicemail.left.*"), events)
     async def mail(message: RabbitMessage) -> None:
-        print(addresses[message.body.decode()])
+        mailed.append(addresses[message.body.decode()])
 
     broker.include_router(router)
 
