@@ -185,6 +185,13 @@ class PrivateBrokerServer(RealBrokerServer):
                 text = (self.folder / "output").read_text("utf-8", "replace")
                 raise ConnectionError(f"RabbitMQ did not start: {text[-2000:]}")
 
+    def restart(self) -> None:
+        """Stop the node in good order, and start it."""
+        assert self.process is not None
+        self.control("stop")
+        self.process.wait()
+        self.start()
+
     def kill(self) -> None:
         """End the node at once, as a crash of its machine would."""
         if self.process is not None:
