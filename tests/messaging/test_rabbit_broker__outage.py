@@ -78,6 +78,32 @@ async def test_a_confirmation_that_does_not_come_in_time_is_an_error(
             assert (await rabbitmq.take(queue)).message_id == "m1"
 
 
+async def test_a_publish_that_waits_when_the_connection_breaks_fails_at_once(
+    rabbitmq: RealBrokerServer,
+) -> None:
+    queue = rabbitmq.name("mailer")
+    async with proxy(rabbitmq) as (between, url), asyncio.timeout(30):
+        broker = make_broker(url)
+        async with rabbitmq.running(broker):
+            await broker.declare_queue(RabbitQueue(queue))
+            between.flowing.clear()
+            messages = [
+                Outgoing(body=b"{}", message_id=str(number), routing_key=queue)
+                for number in range(3)
+            ]
+            waiting = [
+                asyncio.create_task(publish_confirmed(broker, one, within=3600))
+                for one in messages
+            ]
+            for _ in range(100):
+                await asyncio.sleep(0)  # they go as far as they can
+            await between.cut()
+            between.flowing.set()
+            results = await asyncio.gather(*waiting, return_exceptions=True)
+            await between.open()
+    assert [type(one) for one in results] == [UnconfirmedError] * 3
+
+
 async def test_a_message_that_was_being_handled_when_the_connection_broke_comes_again(
     rabbitmq: RealBrokerServer,
 ) -> None:
