@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 from aio_pika.exceptions import PublishError as ClientPublishError
 from faststream.exceptions import SubscriberNotFound
+from faststream.message.message import AckStatus
 from faststream.rabbit import (
     ExchangeType,
     RabbitBroker,
@@ -386,3 +387,25 @@ async def test_a_broker_has_one_connection_and_one_channel(
         assert transport is not None
         assert list(transport.connection.channels) == [1]
     proof.cost("broker with three subscribers", connections=1, channels=1)
+
+
+async def test_the_naive_message_is_acknowledged_before_it_is_handled(
+    broker_server: AnyBroker, proof: Proof
+) -> None:
+    begun: asyncio.Queue[AckStatus | None] = asyncio.Queue()
+
+    async def handle(message: RabbitMessage) -> None:
+        await begun.put(message.committed)
+
+    statuses = []
+    for maker in (rabbit_broker_naive.make_broker, make_broker):
+        broker, queue = maker(broker_server.url), broker_server.name(maker.__module__)
+        broker.subscriber(queue)(handle)
+        async with broker_server.running(broker), time_limit():
+            await broker.publish(b"{}", queue)
+            statuses.append(await begun.get())
+    assert statuses == [AckStatus.ACKED, None]
+    proof.breaks(
+        "A handler looks at its message when it begins",
+        "It is acknowledged already: whatever happens now, it will not come again",
+    )
