@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 import pytest
 from aio_pika.exceptions import PublishError as ClientPublishError
 from faststream.exceptions import SubscriberNotFound
-from faststream.message.message import AckStatus
 from faststream.rabbit import (
     ExchangeType,
     RabbitBroker,
@@ -389,23 +388,18 @@ async def test_a_broker_has_one_connection_and_one_channel(
     proof.cost("broker with three subscribers", connections=1, channels=1)
 
 
-async def test_the_naive_message_is_acknowledged_before_it_is_handled(
-    broker_server: AnyBroker, proof: Proof
+async def test_the_naive_event_that_is_published_again_is_another_message(
+    broker_server: AnyBroker, exchange: RabbitExchange, proof: Proof
 ) -> None:
-    begun: asyncio.Queue[AckStatus | None] = asyncio.Queue()
-
-    async def handle(message: RabbitMessage) -> None:
-        await begun.put(message.committed)
-
-    statuses = []
-    for maker in (rabbit_broker_naive.make_broker, make_broker):
-        broker, queue = maker(broker_server.url), broker_server.name(maker.__module__)
-        broker.subscriber(queue)(handle)
-        async with broker_server.running(broker), time_limit():
-            await broker.publish(b"{}", queue)
-            statuses.append(await begun.get())
-    assert statuses == [AckStatus.ACKED, None]
+    broker = rabbit_broker_naive.make_broker(broker_server.url)
+    queue = rabbit_broker_naive.make_queue(broker_server.name("q"), "voicemail.left.*")
+    got = collect(broker, queue, exchange)
+    async with broker_server.running(broker), time_limit():
+        for _ in range(2):
+            await rabbit_broker_naive.publish(broker, exchange, "voicemail.left.x", {})
+        first, second = [(await got.get()).message_id for _ in range(2)]
+    assert first != second
     proof.breaks(
-        "A handler looks at its message when it begins",
-        "It is acknowledged already: whatever happens now, it will not come again",
+        "An event is published again, because the first answer was lost",
+        "The two have different ids, so no consumer can tell that they are one",
     )

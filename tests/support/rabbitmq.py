@@ -43,6 +43,11 @@ class BrokerServer:
     namespace: str = field(default_factory=lambda: f"test-{uuid.uuid4().hex}")
     names: set[str] = field(default_factory=set)
 
+    def rename(self) -> None:
+        """Take another prefix, for another test."""
+        self.namespace = f"test-{uuid.uuid4().hex}"
+        self.names.clear()
+
     def name(self, suffix: str) -> str:
         """Return a name of this test's own; what has it is deleted afterwards."""
         name = f"{self.namespace}.{suffix}"
