@@ -341,12 +341,22 @@ def private_node(folder: Path) -> Iterator[PrivateBrokerServer]:
         port=port,
         environment=environment,
     )
+    # The node's name server is one of ours, or the node would leave its own behind.
+    mapping = subprocess.Popen(
+        [
+            shutil.which("epmd") or "/usr/bin/epmd",
+            "-port",
+            str(mapper),
+            "-address",
+            "127.0.0.1",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         node.start()
         yield node
     finally:
         node.kill()
-        epmd = shutil.which("epmd")
-        if epmd is not None:  # the name server that the node has left behind
-            command = [epmd, "-port", str(mapper), "-kill"]
-            subprocess.run(command, capture_output=True, check=False)
+        mapping.kill()
+        mapping.wait()
