@@ -16,6 +16,14 @@ from tests.support.databases import (
     postgresql_version,
     sqlite_database,
 )
+from tests.support.rabbitmq import (
+    AnyBroker,
+    PrivateBrokerServer,
+    RealBrokerServer,
+    memory_broker,
+    private_node,
+    real_broker,
+)
 from tests.support.redis_servers import (
     FakeRedisServer,
     PrivateRedisServer,
@@ -102,3 +110,46 @@ async def private_redis() -> AsyncIterator[PrivateRedisServer]:
     """A Redis process that this test may stop; ask for `redis_backend` beside it."""
     async with private_redis_server() as server:
         yield server
+
+
+@pytest.fixture
+async def broker_server(
+    broker_backend: str, pytestconfig: pytest.Config
+) -> AsyncIterator[AnyBroker]:
+    """A broker with a prefix of this test's own for queues and exchanges."""
+    if broker_backend == "memory":
+        async with memory_broker() as memory:
+            yield memory
+    else:
+        async with real_broker() as real:
+            note_server(pytestconfig, "rabbitmq", "RabbitMQ", await real.version())
+            yield real
+
+
+@pytest.fixture
+async def rabbitmq(
+    broker_backend: str, pytestconfig: pytest.Config
+) -> AsyncIterator[RealBrokerServer]:
+    """The shared RabbitMQ, for tests marked to run on nothing else."""
+    assert broker_backend == "rabbitmq"
+    async with real_broker() as real:
+        note_server(pytestconfig, "rabbitmq", "RabbitMQ", await real.version())
+        yield real
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_node(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[PrivateBrokerServer]:
+    """A RabbitMQ node of this session's own; it takes some 15 seconds to start."""
+    with private_node(tmp_path_factory.mktemp("rabbitmq")) as node:
+        yield node
+
+
+@pytest.fixture
+def private_rabbitmq(rabbitmq_node: PrivateBrokerServer) -> PrivateBrokerServer:
+    """A running node that this test may stop; ask for `broker_backend` beside it."""
+    rabbitmq_node.rename()
+    if rabbitmq_node.process is None:
+        rabbitmq_node.start()
+    return rabbitmq_node

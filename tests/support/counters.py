@@ -1,18 +1,21 @@
-"""Counts of what a piece of code really sends: SQL statements and Redis round trips."""
+"""Counts of what code really sends: SQL statements, Redis round trips, messages."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
+import aiormq
 import pytest
+from faststream.rabbit.testing import FakeProducer
 from redis.asyncio.connection import AbstractConnection
 from sqlalchemy import event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from faststream.rabbit.response import RabbitPublishCommand
     from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -135,3 +138,60 @@ def _command_names(packed: bytes) -> Iterator[str]:
             arguments.append(packed[position : position + length])
             position += length + 2
         yield arguments[0].decode().upper()
+
+
+class PublishOptions(TypedDict, total=False):
+    """The options of a publish that are passed on as they are."""
+
+    properties: aiormq.spec.Basic.Properties | None
+    mandatory: bool
+    immediate: bool
+    timeout: float | None
+    wait: bool
+
+
+@dataclass
+class Messages:
+    """The messages published while it was watched, by exchange and routing key."""
+
+    published: list[tuple[str, str]] = field(default_factory=list)
+    confirmed: int = 0
+
+    @property
+    def total(self) -> int:
+        """How many messages were published."""
+        return len(self.published)
+
+
+@contextmanager
+def count_messages() -> Iterator[Messages]:
+    """Count what is published inside the block, to RabbitMQ and in memory.
+
+    The in-memory broker confirms nothing.
+    """
+    seen = Messages()
+    publish, in_memory = aiormq.Channel.basic_publish, FakeProducer.publish
+
+    async def counted(
+        self: aiormq.Channel,
+        body: bytes,
+        *,
+        exchange: str = "",
+        routing_key: str = "",
+        **options: Unpack[PublishOptions],
+    ) -> object:
+        seen.published.append((exchange, routing_key))
+        frame = await publish(
+            self, body, exchange=exchange, routing_key=routing_key, **options
+        )
+        seen.confirmed += isinstance(frame, aiormq.spec.Basic.Ack)
+        return frame
+
+    async def counted_in_memory(self: FakeProducer, cmd: RabbitPublishCommand) -> None:
+        seen.published.append((cmd.exchange.name, cmd.destination))
+        await in_memory(self, cmd)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(aiormq.Channel, "basic_publish", counted)
+        patch.setattr(FakeProducer, "publish", counted_in_memory)
+        yield seen
