@@ -16,7 +16,7 @@ from catalogue import guard, record
 from catalogue.errors import CatalogueError
 from catalogue.patterns import ROOT, discover, find
 from catalogue.render import render
-from catalogue.serve import serve
+from catalogue.serve import require_free, serve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -102,6 +102,7 @@ def _prove(root: Path, options: argparse.Namespace) -> int:
 
 
 def _serve(root: Path, options: argparse.Namespace) -> int:
+    require_free(options.port)  # before the tests, which take minutes
     if status := _prove(root, options):
         return status
     return serve(root, options.port)

@@ -27,7 +27,7 @@ def serve(root: Path, port: int) -> int:
     A port in use is a `CatalogueError`. A source that cannot be rendered while the site
     is being served is reported on stderr, and the site stays as it was.
     """
-    _require_free(port)
+    require_free(port)
     render(root)
     changes = _Changes(root)
     observer = Observer()
@@ -74,7 +74,8 @@ class _Changes(FileSystemEventHandler):
             sys.stderr.write(f"{error}\n")
 
 
-def _require_free(port: int) -> None:
+def require_free(port: int) -> None:
+    """Raise `CatalogueError` if nothing can listen on this loopback port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

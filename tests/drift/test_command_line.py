@@ -106,12 +106,9 @@ def test_an_unreadable_record_says_what_to_do(
     )
 
 
-def test_a_port_in_use_says_what_to_do(
-    original: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_port_in_use_is_said_before_anything_is_tested(
+    original: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(record, "unverified", lambda *_: [])
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
