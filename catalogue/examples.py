@@ -13,6 +13,7 @@ from __future__ import annotations
 import ast
 import importlib
 import io
+import logging
 import re
 import sys
 import tokenize
@@ -148,6 +149,8 @@ def _run(source: Source) -> list[tuple[int, str]]:
         with (
             # Altering tracebacks ends a whole test session on Python 3.11.
             patch.object(run_code, "create_example_traceback", return_value=None),
+            # A reader's interpreter has no handlers of a test runner.
+            patch.object(logging.root, "handlers", []),
             redirect_stdout(written),
             redirect_stderr(written),
         ):

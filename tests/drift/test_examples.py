@@ -222,6 +222,20 @@ def test_a_print_in_another_module_is_refused(
     assert "call_bell.py prints; return the value" in reason
 
 
+def test_what_an_example_logs_is_not_printed_by_the_test_runner(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = """log = logging.getLogger("bell")
+log.addHandler(logging.NullHandler())
+try:
+    raise OSError("broken")
+except OSError:
+    log.exception("no bell")
+print(1)"""
+    assert shown(tmp_path, body, f"{HEAD}\nimport logging\n") == f"{body}\n# > 1"
+    assert caplog.records == []
+
+
 # 8: `file` and `end` were ignored, and other streams were not seen.
 @pytest.mark.parametrize(
     ("body", "reason"),
