@@ -60,9 +60,9 @@ def expected_pages(root: Path) -> dict[str, Path]:
     docs = root / "docs"
     found = {}
     for source in sorted(docs.rglob("*.md")):
-        name = source.relative_to(docs).with_suffix("").as_posix()
-        stem = name.removesuffix("index").removesuffix("/")
-        found[f"{stem}/index.html" if stem else "index.html"] = source
+        path = source.relative_to(docs)
+        folder = path.parent if path.stem == "index" else path.with_suffix("")
+        found[(folder / "index.html").as_posix()] = source
     return found
 
 

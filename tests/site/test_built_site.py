@@ -87,6 +87,12 @@ def copy(site: Path, tmp_path: Path) -> Path:
             "<style>@import '//h.example'</style>",
             "<style> asks //h",
         ),
+        (
+            "hosts",
+            '<span class="kn">import</span>',
+            '<span style="background: url(https://h.example)">import</span>',
+            "<span> asks https://h",
+        ),
         ("links", END, '<a href="../x/">x</a>', "the link ../x/ leads nowhere"),
         ("links", 'id="evidence"', 'id="x"', "no anchor for the link #evidence"),
         ("texts", '<meta name="description"', '<meta name="x"', "no description"),
