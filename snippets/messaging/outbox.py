@@ -42,7 +42,7 @@ class OutboxMessage(OutboxBase):
         sa.Identity(always=True),
         primary_key=True,
     )
-    message_id: Mapped[UUID] = mapped_column(unique=True)
+    message_id: Mapped[UUID] = mapped_column(unique=True, insert_sentinel=True)
     key: Mapped[str | None] = mapped_column(sa.String(255))
     type: Mapped[str] = mapped_column(sa.String(101))
     routing_key: Mapped[str] = mapped_column(sa.String(255))
