@@ -94,6 +94,12 @@ def reading(body: bytes) -> Callable[[AsyncSession], Awaitable[None]]:
     return effect
 
 
+def target_of(message: Outgoing) -> str:
+    """Return where an event says that calls go."""
+    data: Forwarded = REGISTRY.decode(message.body).data
+    return data.target
+
+
 @dataclass
 class Recorder:
     """Stands in for a broker: keeps what is published, and fails as it is told."""
@@ -113,7 +119,7 @@ class Recorder:
     @property
     def targets(self) -> list[str]:
         """Where the events said that calls go, in the order they were sent in."""
-        return [REGISTRY.decode(one.body).data.target for one in self.sent]
+        return [target_of(one) for one in self.sent]
 
 
 @dataclass
