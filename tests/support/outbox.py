@@ -122,6 +122,17 @@ class Recorder:
         return [target_of(one) for one in self.sent]
 
 
+def again(message: RabbitMessage, exchange: RabbitExchange) -> Outgoing:
+    """Return a message as it may be delivered once more."""
+    return Outgoing(
+        body=message.body,
+        message_id=message.message_id,
+        routing_key="extension.forwarded.acme",
+        exchange=exchange,
+        correlation_id=message.correlation_id,
+    )
+
+
 @dataclass
 class Service:
     """A database of both services, and the clock of all their processes."""
