@@ -18,8 +18,20 @@ from catalogue.plugin import Proof
 from snippets.database.async_session import session_scope
 from snippets.messaging import inbox_naive
 from snippets.messaging.inbox import InboxEntry, once, purge
+from snippets.messaging.rabbit_broker import Outgoing, make_broker
 from tests.support.counters import count_sql
-from tests.support.outbox import NOW, Forward, Service, service
+from tests.support.outbox import (
+    NOW,
+    REGISTRY,
+    Forward,
+    Forwarded,
+    Reader,
+    Service,
+    events,
+    publish_without_id,
+    service,
+)
+from tests.support.rabbitmq import AnyBroker, RealBrokerServer
 
 
 @pytest.fixture
@@ -106,6 +118,33 @@ async def test_a_message_without_an_id_goes_to_the_dead_letters(
     with count_sql(pbx.engine) as seen, pytest.raises(RejectMessage):
         await once(message(message_id), pbx.sessions, "directory", count)
     assert seen.total == 0
+
+
+async def test_a_message_that_was_published_without_an_id(
+    pbx: Service, broker_server: AnyBroker, proof: Proof
+) -> None:
+    exchange, queue = events(broker_server.name("events")), broker_server.name("reader")
+    broker = make_broker(broker_server.url)
+    reader = Reader(broker, pbx.sessions, exchange, queue)
+    data = Forwarded(number="1001", target="voicemail")
+    event = REGISTRY.new(data, tenant="acme", correlation_id="request-1")
+    key, body = event.routing_key, event.encode()
+    title = "A message that was published without an id"
+    async with broker_server.running(broker):
+        if isinstance(broker_server, RealBrokerServer):
+            outgoing = Outgoing(body=body, message_id="", routing_key=key)
+            async with broker_server.channel() as channel:
+                await publish_without_id(channel, exchange.name, outgoing)
+            await broker.publish(body, key, exchange, message_id="m1")
+            async with asyncio.timeout(20):
+                assert await reader.handled.get() == ("m1", True)
+            assert await broker_server.depth(queue) == 0
+            assert await pbx.entries() == 1
+            proof.differs(title, "It has none, and is rejected")
+        else:
+            await broker.publish(body, key, exchange)
+            assert await reader.take(1) == [True]
+            proof.differs(title, "The in-memory broker has given it one")
 
 
 @asynccontextmanager

@@ -10,7 +10,6 @@ from faststream.rabbit import RabbitMessage, RabbitRouter
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from catalogue.plugin import Proof
 from snippets.database.async_session import create_engine_and_sessions, session_scope
 from snippets.messaging.dead_letters import (
     RetryPolicy,
@@ -27,8 +26,6 @@ from snippets.messaging.rabbit_broker import (
 )
 from tests.support.outbox import (
     LEASE,
-    REGISTRY,
-    Forwarded,
     Reader,
     Service,
     events,
@@ -194,26 +191,3 @@ async def test_what_was_committed_while_the_broker_was_down_arrives_afterwards(
         while effects.count(True) < 3:  # the first one's acknowledgement may be lost
             effects += await reader.take(1)
     assert await pbx.sums() == (4, 4)
-
-
-async def test_a_message_without_an_id(
-    pbx: Service, broker_server: AnyBroker, proof: Proof
-) -> None:
-    exchange, queue = events(broker_server.name("events")), broker_server.name("reader")
-    broker = make_broker(broker_server.url)
-    reader = Reader(broker, pbx.sessions, exchange, queue)
-    data = Forwarded(number="1001", target="voicemail")
-    event = REGISTRY.new(data, tenant="acme", correlation_id="request-1")
-    title = "A message without an id"
-    async with broker_server.running(broker):
-        for message_id in (None, "m1"):
-            await broker.publish(
-                event.encode(), event.routing_key, exchange, message_id=message_id
-            )
-        if isinstance(broker_server, RealBrokerServer):
-            assert await reader.take(1) == [True]
-            assert await pbx.entries() == 1
-            proof.differs(title, "It is rejected, for the dead letters to keep")
-        else:
-            assert await reader.take(2) == [True, True]
-            proof.differs(title, "The in-memory broker gives it one")

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from uuid import UUID
 
+import aiormq
 import sqlalchemy as sa
+from aio_pika.abc import AbstractChannel
 from faststream.rabbit import (
     ExchangeType,
     RabbitBroker,
@@ -231,6 +233,32 @@ class Reader:
         """Wait for so many deliveries; return whether each had an effect."""
         async with asyncio.timeout(30):
             return [(await self.handled.get())[1] for _ in range(number)]
+
+
+class NoID(aiormq.spec.Basic.Properties):
+    """Properties to which the client adds no id, as it does to all others."""
+
+    @property
+    def message_id(self) -> None:
+        """Be without."""
+
+    @message_id.setter
+    def message_id(self, _: object) -> None:
+        """Stay without."""
+
+
+async def publish_without_id(
+    channel: AbstractChannel, exchange: str, message: Outgoing
+) -> None:
+    """Publish as a client would that knows of no ids."""
+    underlay = await channel.get_underlay_channel()
+    properties = NoID(content_type=message.content_type, delivery_mode=2)
+    await underlay.basic_publish(
+        message.body,
+        exchange=exchange,
+        routing_key=message.routing_key,
+        properties=properties,
+    )
 
 
 def events(name: str) -> RabbitExchange:
