@@ -14,7 +14,6 @@ from snippets.messaging.inbox import once
 from snippets.messaging.rabbit_broker import make_broker
 
 logger = logging.getLogger(__name__)
-POLICY = dead.RetryPolicy(retry_on=(DBAPIError, OSError))
 
 
 class Base(DeclarativeBase):
@@ -48,8 +47,9 @@ async def start_consumer(
     """Declare the queues of a consumer and start it; `stop` it when it is to end."""
     registry = EventRegistry()
     registry.register("extension.forwarded")(Forwarded)
+    policy = dead.RetryPolicy(retry_on=(DBAPIError, OSError))
     # One at a time, so that what is in order in the queue is taken in in order.
-    broker, topology = make_broker(url, prefetch=1), dead.Topology(name, POLICY)
+    broker, topology = make_broker(url, prefetch=1), dead.Topology(name, policy)
     router = rabbit.RabbitRouter(middlewares=[dead.set_aside(broker, topology)])
     exchange = rabbit.RabbitExchange(topic, type=rabbit.ExchangeType.TOPIC)
 

@@ -25,6 +25,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 from snippets.messaging.events import DomainEvent
 
 Sessions = async_sessionmaker[AsyncSession]
+DIALECTS = "postgresql", "sqlite"
+WAITING: Any = {f"{one}_where": "published_at IS NULL" for one in DIALECTS}
 
 
 class OutboxBase(orm.DeclarativeBase):
@@ -35,7 +37,11 @@ class OutboxMessage(OutboxBase):
     """An event that is to be published, or was."""
 
     __tablename__ = "outbox_messages"
-    __table_args__ = ({"sqlite_autoincrement": True},)  # an id is never given twice
+    __table_args__ = (
+        sa.Index("ix_outbox_messages_waiting", "id", **WAITING),
+        sa.Index("ix_outbox_messages_key", "key", "id", **WAITING),
+        {"sqlite_autoincrement": True},  # an id is never given twice
+    )
 
     id: Mapped[int] = mapped_column(
         sa.BigInteger().with_variant(sa.Integer, "sqlite"),
@@ -55,12 +61,6 @@ class OutboxMessage(OutboxBase):
     error: Mapped[str | None] = mapped_column(sa.String(100))
     parked_at: Mapped[float | None] = mapped_column(sa.Double)
     published_at: Mapped[float | None] = mapped_column(sa.Double, index=True)
-
-
-_waiting: Any = OutboxMessage.published_at.is_(None)
-_partial = {"postgresql_where": _waiting, "sqlite_where": _waiting}
-sa.Index("ix_outbox_messages_waiting", OutboxMessage.id, **_partial)
-sa.Index("ix_outbox_messages_key", OutboxMessage.key, OutboxMessage.id, **_partial)
 
 
 async def enqueue(
@@ -127,7 +127,8 @@ async def backlog(session: AsyncSession, now: float) -> Backlog:
     parked, count = OutboxMessage.parked_at.is_not(None), sa.func.count()
     first = sa.func.min(OutboxMessage.created_at).filter(~parked)
     columns = count.filter(~parked), now - first, count.filter(parked)
-    row = (await session.execute(sa.select(*columns).where(_waiting))).one()
+    waiting = sa.select(*columns).where(OutboxMessage.published_at.is_(None))
+    row = (await session.execute(waiting)).one()
     return Backlog(row[0], row[1] or 0.0, row[2])
 
 
@@ -144,7 +145,5 @@ async def purge(session: AsyncSession, *, before: float, limit: int) -> int:
     """Delete at most `limit` events published `before` a time; return how many."""
     done = sa.select(OutboxMessage.id).where(OutboxMessage.published_at < before)
     old = OutboxMessage.id.in_(done.order_by(OutboxMessage.published_at).limit(limit))
-    rows = await session.scalars(
-        sa.delete(OutboxMessage).where(old).returning(OutboxMessage.id)
-    )
-    return len(rows.all())
+    delete = sa.delete(OutboxMessage).where(old).returning(OutboxMessage.id)
+    return len((await session.scalars(delete)).all())

@@ -345,8 +345,8 @@ async def test_a_commit_wakes_a_relay_that_would_sleep_for_an_hour(
     async with running(relay, rounds):
         await rounds.ended.get()
         for _ in range(2):
-            await pbx.forward()
-            await sent.get()
+            event_id = await pbx.forward()
+            assert (await sent.get()).message_id == str(event_id)
         while len([one for one in await pbx.rows() if one.published_at]) < 2:
             await rounds.ended.get()
 
@@ -360,8 +360,8 @@ async def test_a_commit_that_gave_no_hint_is_found_after_the_interval(
     rounds = Rounds(pbx)
     async with running(relay, rounds):
         await rounds.ended.get()
-        await pbx.forward()
-        await sent.get()
+        event_id = await pbx.forward()
+        assert (await sent.get()).message_id == str(event_id)
         while not (await pbx.rows())[0].published_at:
             await rounds.ended.get()
 

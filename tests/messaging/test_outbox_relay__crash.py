@@ -1,6 +1,7 @@
 """Whatever dies between two writes, each commit has its effect once."""
 
 import asyncio
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -12,7 +13,6 @@ from faststream.rabbit import RabbitQueue
 from snippets.messaging.rabbit_broker import make_broker, publish_confirmed
 from tests.support.crash_steps import (
     COMMITTED,
-    EXIT,
     REDELIVERED,
     REPEATED,
     STEPS,
@@ -46,7 +46,7 @@ def die(*arguments: str) -> None:
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, timeout=60, check=False
     )
-    assert done.returncode == EXIT, done.stderr.decode()
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
 
 
 @pytest.mark.backends("rabbitmq")

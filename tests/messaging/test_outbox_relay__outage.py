@@ -19,6 +19,7 @@ from snippets.messaging.dead_letters import (
 )
 from snippets.messaging.inbox import once
 from snippets.messaging.outbox import Backlog, backlog
+from snippets.messaging.outbox_relay import OutboxRelay
 from snippets.messaging.rabbit_broker import (
     Outgoing,
     make_broker,
@@ -96,7 +97,9 @@ async def test_two_relays_and_three_consumers_have_each_effect_once(
     handled: asyncio.Queue[tuple[str, bool]] = asyncio.Queue()
     for reader in readers:
         reader.handled = handled
-    relays = [pbx.relay(publisher(brokers[0]), exchange, batch=4) for _ in range(2)]
+    relays = list[OutboxRelay](
+        pbx.relay(publisher(brokers[0]), exchange, batch=4) for _ in range(2)
+    )
     async with broker_server.running(*brokers):
         for number in range(30):
             await pbx.forward(str(1001 + number % 10), str(number))

@@ -6,6 +6,7 @@ the step that its command line names.
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +24,6 @@ from snippets.database.async_session import create_engine_and_sessions
 from snippets.messaging.rabbit_broker import Outgoing, make_broker
 from tests.support.outbox import Reader, Service, events, publisher
 
-EXIT = 17
 STATEMENTS = {
     "changed": "UPDATE extensions",
     "enqueued": "INSERT INTO outbox_messages",
@@ -75,7 +75,7 @@ class Crasher:
         """Die, in the middle of a statement."""
         self.reached.append(self.step)
         if self.task is None:
-            os._exit(EXIT)  # which runs nothing that stands in a finally
+            os.kill(os.getpid(), signal.SIGKILL)  # which runs no `finally`
         raise Crash
 
     async def at(self, step: str) -> None:
@@ -84,8 +84,9 @@ class Crasher:
             return
         self.reached.append(step)
         if self.task is None:
-            os._exit(EXIT)
-        self.task.cancel()
+            os.kill(os.getpid(), signal.SIGKILL)
+        else:
+            self.task.cancel()
         await asyncio.Event().wait()
 
     def publishing(self, publish: Publish) -> Publish:
