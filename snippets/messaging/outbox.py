@@ -25,8 +25,11 @@ from sqlalchemy.orm import Mapped, mapped_column
 from snippets.messaging.events import DomainEvent
 
 Sessions = async_sessionmaker[AsyncSession]
-DIALECTS = "postgresql", "sqlite"
-WAITING: Any = {f"{one}_where": "published_at IS NULL" for one in DIALECTS}
+
+
+def _waiting() -> dict[str, Any]:
+    where = sa.text("published_at IS NULL")
+    return {"postgresql_where": where, "sqlite_where": where}
 
 
 class OutboxBase(orm.DeclarativeBase):
@@ -38,8 +41,8 @@ class OutboxMessage(OutboxBase):
 
     __tablename__ = "outbox_messages"
     __table_args__ = (
-        sa.Index("ix_outbox_messages_waiting", "id", **WAITING),
-        sa.Index("ix_outbox_messages_key", "key", "id", **WAITING),
+        sa.Index("ix_outbox_messages_waiting", "id", **_waiting()),
+        sa.Index("ix_outbox_messages_key", "key", "id", **_waiting()),
         {"sqlite_autoincrement": True},  # an id is never given twice
     )
 
@@ -74,8 +77,7 @@ async def enqueue(
     """Have an event published if and when the session's transaction commits.
 
     Events of one `key`, such as `user:7`, keep their order; those of None have none.
-    `headers` may hold a `traceparent`. What cannot be serialised, and headers that are
-    not text, raise here, so that the transaction fails and no relay does.
+    What cannot be serialised, and headers that are not text, raise here, not in a relay.
     """
     headers = {**(headers or {}), "tenant": event.tenant}
     if not all(isinstance(one, str) for pair in headers.items() for one in pair):
@@ -136,9 +138,8 @@ async def replay(session: AsyncSession, *message_ids: UUID) -> int:
     """Give parked events all their attempts again; return how many it were."""
     found = OutboxMessage.message_id.in_(message_ids)
     again = sa.update(OutboxMessage).where(found, OutboxMessage.parked_at.is_not(None))
-    values = {"parked_at": None, "attempts": 0, "due_at": 0.0}
-    rows = await session.scalars(again.values(values).returning(OutboxMessage.id))
-    return len(rows.all())
+    again = again.values(parked_at=None, attempts=0, due_at=0.0)
+    return len((await session.scalars(again.returning(OutboxMessage.id))).all())
 
 
 async def purge(session: AsyncSession, *, before: float, limit: int) -> int:
