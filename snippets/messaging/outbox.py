@@ -77,7 +77,7 @@ async def enqueue(
     """Have an event published if and when the session's transaction commits.
 
     Events of one `key`, such as `user:7`, keep their order; those of None have none.
-    What cannot be serialised, and headers that are not text, raise here, not in a relay.
+    What cannot be serialised, and headers that are no text, raise here, in no relay.
     """
     headers = {**(headers or {}), "tenant": event.tenant}
     if not all(isinstance(one, str) for pair in headers.items() for one in pair):
