@@ -138,9 +138,18 @@ async def rabbitmq(
 
 
 @pytest.fixture(scope="session")
-def private_rabbitmq(
+def rabbitmq_node(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[PrivateBrokerServer]:
-    """A RabbitMQ node that tests may stop; ask for `broker_backend` beside it."""
+    """A RabbitMQ node of this session's own; it takes some 15 seconds to start."""
     with private_node(tmp_path_factory.mktemp("rabbitmq")) as node:
         yield node
+
+
+@pytest.fixture
+def private_rabbitmq(rabbitmq_node: PrivateBrokerServer) -> PrivateBrokerServer:
+    """A running node that this test may stop; ask for `broker_backend` beside it."""
+    rabbitmq_node.rename()
+    if rabbitmq_node.process is None:
+        rabbitmq_node.start()
+    return rabbitmq_node

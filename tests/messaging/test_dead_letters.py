@@ -1,12 +1,13 @@
 """What fails is tried again later, and at last kept once with its history."""
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from faststream.exceptions import RejectMessage
 from faststream.message.message import AckStatus
-from faststream.rabbit import RabbitMessage
+from faststream.rabbit import ExchangeType, RabbitExchange, RabbitMessage, RabbitQueue
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +18,8 @@ from snippets.messaging.dead_letters import (
     declare_topology,
     where,
 )
-from snippets.messaging.rabbit_broker import Outgoing, publish_confirmed
+from snippets.messaging.dead_letters_naive import RetryingHandler
+from snippets.messaging.rabbit_broker import Outgoing, make_broker, publish_confirmed
 from tests.support.counters import count_messages
 from tests.support.dead_letters import DELAYS, Mailer
 from tests.support.rabbitmq import AnyBroker, RealBrokerServer, collect
@@ -441,3 +443,32 @@ def test_what_is_kept_of_an_error_is_short_and_has_no_text_of_it() -> None:
     assert copy.headers["x-failed-first-error"] == "E" * 200
     group = ExceptionGroup("canary-4f1c", [ValueError("canary-4f1c"), KeyError("k")])
     assert where(group) == "ExceptionGroup < ValueError < KeyError"
+
+
+async def test_the_naive_dead_letter_tells_the_text_of_the_error(
+    broker_server: AnyBroker, proof: Proof
+) -> None:
+    name = broker_server.name("dead-letters")
+    exchange = RabbitExchange(name, type=ExchangeType.FANOUT)
+    queue = RabbitQueue(broker_server.name("mailer"))
+    broker = make_broker(broker_server.url)
+    got = collect(broker, RabbitQueue(broker_server.name("dead")), exchange)
+
+    async def fail(message: RabbitMessage) -> None:
+        refuse(message)
+
+    handle = RetryingHandler(broker, fail, exchange, attempts=1)
+
+    @broker.subscriber(queue)
+    async def consume(message: RabbitMessage) -> None:
+        await handle(message)
+
+    async with broker_server.running(broker), asyncio.timeout(20):
+        await broker.publish(b"{}", queue, message_id="m1")
+        kept = await got.get()
+    assert "canary-4f1c" in str(kept.headers)
+    assert kept.message_id != "m1"
+    proof.breaks(
+        "A handler raises an error whose text has a password in it",
+        "The password is in a header of the dead letter, and the message's id is not",
+    )

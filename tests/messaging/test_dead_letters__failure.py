@@ -14,9 +14,9 @@ from snippets.messaging import dead_letters
 from snippets.messaging.dead_letters import RetryPolicy, Topology, declare_topology
 from snippets.messaging.dead_letters_naive import RetryingHandler
 from snippets.messaging.rabbit_broker import Outgoing, make_broker, publish_confirmed
-from snippets.messaging.replay import read
+from snippets.messaging.replay import depth, read
 from tests.support.dead_letters import Mailer
-from tests.support.rabbitmq import RealBrokerServer, collect, proxy
+from tests.support.rabbitmq import PrivateBrokerServer, RealBrokerServer, collect, proxy
 
 ROOT = Path(__file__).parents[2]
 
@@ -86,6 +86,37 @@ async def test_a_consumer_cut_off_before_it_acknowledges_leaves_two_under_one_id
     assert [one.message_id for one in kept] == ["m1", "m1"]
     assert [one.headers["x-failed-attempts"] for one in kept] == [1, 1]
     assert await rabbitmq.depth(mailer.topology.name) == 0
+
+
+async def test_a_message_that_waits_survives_a_crash_of_the_broker_with_its_count(
+    private_rabbitmq: PrivateBrokerServer, broker_backend: str
+) -> None:
+    assert broker_backend == "rabbitmq"
+    fault = asyncio.Event()
+
+    def fail(_: RabbitMessage) -> None:
+        fault.set()
+        raise ConnectionError
+
+    policy = RetryPolicy(retry_on=(ConnectionError,), delays=(2,))
+    first = Mailer(private_rabbitmq, fail, policy)
+    retry = first.topology.retry(1).name
+    async with first.running() as broker:
+        assert await depth(broker, first.topology) == 0
+    # RabbitMQ 3.10 writes down new quorum queues late, and at the latest when it stops.
+    await asyncio.to_thread(private_rabbitmq.restart)
+    first = Mailer(private_rabbitmq, fail, policy)
+    async with first.running():
+        await first.leave()
+        await fault.wait()
+        await private_rabbitmq.wait_for_depth(retry, 1)
+    await asyncio.to_thread(private_rabbitmq.kill)
+    await asyncio.to_thread(private_rabbitmq.start)
+    second = Mailer(private_rabbitmq, fail, policy)
+    async with second.running():
+        kept = await private_rabbitmq.take(second.topology.dead().name)
+    assert (kept.message_id, kept.headers["x-failed-attempts"]) == ("m1", 2)
+    assert (first.attempts(), second.attempts()) == (1, 1)
 
 
 async def test_the_naive_dead_letter_is_lost(

@@ -386,3 +386,20 @@ async def test_a_broker_has_one_connection_and_one_channel(
         assert transport is not None
         assert list(transport.connection.channels) == [1]
     proof.cost("broker with three subscribers", connections=1, channels=1)
+
+
+async def test_the_naive_event_that_is_published_again_is_another_message(
+    broker_server: AnyBroker, exchange: RabbitExchange, proof: Proof
+) -> None:
+    broker = rabbit_broker_naive.make_broker(broker_server.url)
+    queue = rabbit_broker_naive.make_queue(broker_server.name("q"), "voicemail.left.*")
+    got = collect(broker, queue, exchange)
+    async with broker_server.running(broker), time_limit():
+        for _ in range(2):
+            await rabbit_broker_naive.publish(broker, exchange, "voicemail.left.x", {})
+        first, second = [(await got.get()).message_id for _ in range(2)]
+    assert first != second
+    proof.breaks(
+        "An event is published again, because the first answer was lost",
+        "The two have different ids, so no consumer can tell that they are one",
+    )

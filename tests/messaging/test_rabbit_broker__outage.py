@@ -55,7 +55,9 @@ async def test_publishing_while_the_broker_is_away_fails_and_is_not_made_up_for(
                 assert arrived.raw_message.redelivered
                 arrived = await got.get()
             assert arrived.message_id == "after"
-    assert got.empty()
+    while not got.empty():  # a channel that is opened twice leaves a second delivery
+        again = got.get_nowait()
+        assert (again.message_id, again.raw_message.redelivered) == ("after", True)
     assert await rabbitmq.depth(queue) == 0
 
 
@@ -74,6 +76,32 @@ async def test_a_confirmation_that_does_not_come_in_time_is_an_error(
             between.flowing.set()
             # It was on its way all the same: nobody can say so but the queue.
             assert (await rabbitmq.take(queue)).message_id == "m1"
+
+
+async def test_a_publish_that_waits_when_the_connection_breaks_fails_at_once(
+    rabbitmq: RealBrokerServer,
+) -> None:
+    queue = rabbitmq.name("mailer")
+    async with proxy(rabbitmq) as (between, url), asyncio.timeout(30):
+        broker = make_broker(url)
+        async with rabbitmq.running(broker):
+            await broker.declare_queue(RabbitQueue(queue))
+            between.flowing.clear()
+            messages = [
+                Outgoing(body=b"{}", message_id=str(number), routing_key=queue)
+                for number in range(3)
+            ]
+            waiting = [
+                asyncio.create_task(publish_confirmed(broker, one, within=3600))
+                for one in messages
+            ]
+            for _ in range(100):
+                await asyncio.sleep(0)  # they go as far as they can
+            await between.cut()
+            between.flowing.set()
+            results = await asyncio.gather(*waiting, return_exceptions=True)
+            await between.open()
+    assert [type(one) for one in results] == [UnconfirmedError] * 3
 
 
 async def test_a_message_that_was_being_handled_when_the_connection_broke_comes_again(
@@ -159,7 +187,7 @@ async def test_a_consumer_goes_on_when_the_broker_is_back(
     private_rabbitmq: PrivateBrokerServer, broker_backend: str
 ) -> None:
     assert broker_backend == "rabbitmq"
-    queue = private_rabbitmq.name("mailer")
+    queue = private_rabbitmq.name("log")
     broker = make_broker(private_rabbitmq.url)
     got = collect(broker, queue)
     back = asyncio.Event()
@@ -178,4 +206,6 @@ async def test_a_consumer_goes_on_when_the_broker_is_back(
             await back.wait()
             await publish_confirmed(broker, message("m1"))
             assert (await got.get()).message_id == "m1"
-    assert got.empty()
+    while not got.empty():  # a channel that is opened twice leaves a second delivery
+        again = got.get_nowait()
+        assert (again.message_id, again.raw_message.redelivered) == ("m1", True)

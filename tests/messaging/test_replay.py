@@ -129,6 +129,7 @@ async def test_messages_are_replayed_in_batches_the_oldest_first(
         assert await depth(broker, mailer.topology) == 1
         assert await replay(broker, mailer.topology, limit=2) == 1
         assert await replay(broker, mailer.topology, limit=2) == 0
+    assert await rabbitmq.depth(mailer.topology.dead().name) == 0
 
 
 @RABBITMQ

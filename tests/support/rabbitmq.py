@@ -43,6 +43,11 @@ class BrokerServer:
     namespace: str = field(default_factory=lambda: f"test-{uuid.uuid4().hex}")
     names: set[str] = field(default_factory=set)
 
+    def rename(self) -> None:
+        """Take another prefix, for another test."""
+        self.namespace = f"test-{uuid.uuid4().hex}"
+        self.names.clear()
+
     def name(self, suffix: str) -> str:
         """Return a name of this test's own; what has it is deleted afterwards."""
         name = f"{self.namespace}.{suffix}"
@@ -184,6 +189,13 @@ class PrivateBrokerServer(RealBrokerServer):
             if self.process.poll() is not None or time.monotonic() > end:
                 text = (self.folder / "output").read_text("utf-8", "replace")
                 raise ConnectionError(f"RabbitMQ did not start: {text[-2000:]}")
+
+    def restart(self) -> None:
+        """Stop the node in good order, and start it."""
+        assert self.process is not None
+        self.control("stop")
+        self.process.wait()
+        self.start()
 
     def kill(self) -> None:
         """End the node at once, as a crash of its machine would."""
@@ -329,12 +341,22 @@ def private_node(folder: Path) -> Iterator[PrivateBrokerServer]:
         port=port,
         environment=environment,
     )
+    # The node's name server is one of ours, or the node would leave its own behind.
+    mapping = subprocess.Popen(
+        [
+            shutil.which("epmd") or "/usr/bin/epmd",
+            "-port",
+            str(mapper),
+            "-address",
+            "127.0.0.1",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         node.start()
         yield node
     finally:
         node.kill()
-        epmd = shutil.which("epmd")
-        if epmd is not None:  # the name server that the node has left behind
-            command = [epmd, "-port", str(mapper), "-kill"]
-            subprocess.run(command, capture_output=True, check=False)
+        mapping.kill()
+        mapping.wait()
