@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 class OutboxRelay:
     """Publishes to one exchange; `publish` must raise if it was not confirmed.
 
-    With 20 attempts and at most 300 seconds between them, an outage may last an hour.
+    By default, an event is parked when an outage has lasted for 58 minutes.
     """
 
     sessions: Sessions

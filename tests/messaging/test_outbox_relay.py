@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import fields
 
 import pytest
 import sqlalchemy as sa
@@ -221,6 +222,22 @@ async def test_the_wait_doubles_up_to_its_limit_and_then_the_event_is_parked(
     assert row.parked_at == pbx.time - waits[11]
     pbx.time += 1_000_000
     assert await pbx.relay(Recorder()).drain() == 0
+
+
+async def test_an_outage_of_almost_an_hour_parks_nothing_by_default(
+    pbx: Service,
+) -> None:
+    await pbx.forward()
+    relay = pbx.relay(Recorder(away))
+    defaults = {one.name: one.default for one in fields(OutboxRelay)}
+    assert (relay.attempts, relay.longest) == (
+        defaults["attempts"],
+        defaults["longest"],
+    )
+    while (await pbx.rows())[0].parked_at is None:
+        pbx.time = (await pbx.rows())[0].due_at or NOW
+        await relay.relay_batch()
+    assert pbx.time - NOW == 3511
 
 
 async def test_a_parked_event_holds_its_key_until_its_row_is_deleted(
