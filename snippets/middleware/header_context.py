@@ -137,11 +137,13 @@ async def forward_correlation_id(request: httpx.Request) -> None:
 class HeaderContextFilter(logging.Filter):
     """Give each record `request_id` and `correlation_id`: `-` outside of a request.
 
-    Add it to handlers: a filter of a logger does not see its children's records.
+    Outside, a record keeps what it came with. Add the filter to handlers: that of a
+    logger does not see its children's records.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Set the attributes, and let the record pass."""
-        record.request_id = request_id.get() or "-"
-        record.correlation_id = correlation_id.get() or "-"
+        for variable in (request_id, correlation_id):
+            value = variable.get() or getattr(record, variable.name, None)
+            setattr(record, variable.name, value or "-")
         return True
