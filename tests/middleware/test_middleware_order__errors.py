@@ -124,6 +124,13 @@ class Edge:
         count = "http_requests_total"
         assert self.stack.registry.get_sample_value(count, labels) == 1
         assert self.page().count(f"\n{count}{{") == 1
+        exemplars = [
+            sample.exemplar
+            for metric in self.stack.registry.collect()
+            for sample in metric.samples
+        ]
+        ids = [one.labels for one in exemplars if one]
+        assert ids == [{"request_id": "r-1"}] * 2  # of the count, and of a bucket
         return access
 
     def page(self) -> str:

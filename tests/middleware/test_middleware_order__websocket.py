@@ -186,9 +186,9 @@ async def test_an_http_error_before_the_handshake_is_a_problem_with_the_ids(
 async def test_an_unhandled_error_is_the_server_s_to_answer_and_to_log(
     server: LiveServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    status, _ = await refused(server, "/calls/7")
+    status, headers = await refused(server, "/calls/7")
 
-    assert status == 500
+    assert (status, headers.get_all("X-Request-ID")) == (500, [])
     [record] = [one for one in caplog.records if one.exc_info]
     assert record.name == "uvicorn.error"
     assert told(caplog) == []
