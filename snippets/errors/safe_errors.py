@@ -7,8 +7,9 @@ What middleware raises as `HTTPException` or sends as plain text, such as an ear
 and every 5xx that is no problem document yet become one too, with the headers they had.
 
 A request that was cancelled or whose client has left is not answered. If an answer has
-begun, it is cut off by raising `ResponseCutOffError`, so that the server closes the
-connection: half of an answer must not look whole. Websockets pass untouched.
+begun, `ResponseCutOffError` is raised, so that the server closes the connection: half
+of an answer must not look whole. Websockets pass untouched, and so does what a layer
+outside raises when it is sent something.
 """
 
 import logging
@@ -30,7 +31,6 @@ from snippets.errors.problem_details import (
 )
 
 OnError = Callable[[Exception, Scope], object]
-DEBUGGABLE = {"development", "test"}
 REPLACED = {b"content-type", b"content-length", b"content-encoding"}
 
 logger = logging.getLogger(__name__)
@@ -46,10 +46,10 @@ def install_safety_net(
     """Return the application to serve in place of `app`.
 
     `on_error` is given each unhandled exception after it was logged and answered.
-    Raises `ValueError` for an application that shows tracebacks, as one with
-    `debug=True` does, unless the environment is development or test.
+    Raises `ValueError` for one with `debug=True`, which shows tracebacks, unless the
+    environment is development or test.
     """
-    if app.debug and environment not in DEBUGGABLE:
+    if app.debug and environment not in ("development", "test"):
         raise ValueError(f"debug output in environment {environment!r}")
     return SafetyNet(app, debug=app.debug, on_error=on_error)
 
@@ -61,7 +61,8 @@ class SafetyNet:
         self, app: ASGIApp, *, debug: bool = False, on_error: OnError | None = None
     ) -> None:
         """Surround an application."""
-        self.app, self.debug, self.on_error = app, debug, on_error
+        self.app, self.debug = app, debug
+        self.on_error = on_error or (lambda *_: None)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on what is safe to send, and replace what is not."""
@@ -75,31 +76,30 @@ class SafetyNet:
         except ClientDisconnect:
             return  # nobody is there to be answered
         except Exception as error:
+            if error is answer.refused:
+                raise
             known = error if isinstance(error, HTTPException) else HTTPException(500)
             if known.status_code < SERVER_ERROR and not answer.started:
                 await answer.fail(known)  # middleware raised it, past the handlers
                 return
-            identity = request_id(scope)
-            extra = {"request_id": identity}
-            logger.exception("request %s failed", identity, extra=extra)
+            named = request_id(scope)
+            logger.exception("request %s failed", named, extra={"request_id": named})
             cut_off = answer.started and not answer.complete
-            await answer.fail(known)
-            if self.on_error:
+            try:
+                await answer.fail(known)
+            finally:
                 self.on_error(error, scope)
             if cut_off:
-                raise ResponseCutOffError(f"request {identity}") from None
+                raise ResponseCutOffError(f"request {named}") from None
 
 
 class _Answer:
     """The answer to one request, as far as it has come."""
 
-    def __init__(
-        self, scope: Scope, receive: Receive, send: Send, *, debug: bool
-    ) -> None:
-        """Begin with nothing."""
-        self._scope, self._receive, self._send = scope, receive, send
-        self._debug = debug
+    def __init__(self, *asgi: *tuple[Scope, Receive, Send], debug: bool) -> None:
+        (self._scope, self._receive, self._send), self._debug = asgi, debug
         self._held: Message | None = None
+        self.refused: Exception | None = None
         self.started = self.complete = False
 
     async def send(self, message: Message) -> None:
@@ -115,12 +115,11 @@ class _Answer:
     async def replace(self) -> None:
         """Send a problem document in place of what is held, if anything is."""
         held, self._held = self._held, None
-        if held is None or self.started:
-            return
-        response = problem_response(self._scope, HTTPException(held["status"]))
-        kept = [pair for pair in held["headers"] if pair[0].lower() not in REPLACED]
-        response.raw_headers = [*kept, *response.raw_headers]
-        await response(self._scope, self._receive, self._forward)
+        if held is not None and not self.started:
+            response = problem_response(self._scope, HTTPException(held["status"]))
+            kept = [pair for pair in held["headers"] if pair[0].lower() not in REPLACED]
+            response.raw_headers = [*kept, *response.raw_headers]
+            await response(self._scope, self._receive, self._forward)
 
     async def fail(self, error: HTTPException) -> None:
         """Answer with an error if nothing was sent yet, and somebody is there."""
@@ -137,6 +136,9 @@ class _Answer:
             await self._send(message)
         except OSError as error:  # so a server says that the client has left
             raise ClientDisconnect from error
+        except Exception as error:
+            self.refused = error
+            raise
         if message["type"] == "http.response.body":
             self.complete = not message.get("more_body", False)
 

@@ -12,11 +12,14 @@ Source: https://developer.mozilla.org/docs/Web/HTTP/Reference/Headers/X-Forwarde
 """
 
 from collections.abc import Mapping
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from functools import lru_cache
+from ipaddress import IPv6Network, ip_address
 from typing import Any
 
 UNKNOWN = "unknown"
 HEADER = b"x-forwarded-for"
+LONGEST = 64
+"""Characters that are looked at: no address has more, with or without a port."""
 IPV6_PREFIX = 64
 """Bits of an IPv6 address that its owner cannot choose."""
 
@@ -31,13 +34,14 @@ def client_address(scope: Mapping[str, Any], *, trusted_proxies: int) -> str:
     if trusted_proxies < 0:
         raise ValueError(f"{trusted_proxies} is not a number of proxies")
     peer = scope.get("client")
-    address = _parse(peer[0]) if peer else None
+    address = _parse(peer[0][:LONGEST]) if peer else None
     if trusted_proxies:
         lines = [value for name, value in scope["headers"] if name == HEADER]
         entries = b",".join(lines).decode("latin-1").split(",")
         if len(entries) >= trusted_proxies:
-            address = _parse(entries[-trusted_proxies]) or address
-    return UNKNOWN if address is None else str(address)
+            entry = entries[-trusted_proxies].strip()
+            address = _parse(entry[:LONGEST]) or address
+    return address or UNKNOWN
 
 
 def client_network(scope: Mapping[str, Any], *, trusted_proxies: int) -> str:
@@ -46,13 +50,16 @@ def client_network(scope: Mapping[str, Any], *, trusted_proxies: int) -> str:
     Count by this, not by the address: an IPv6 client has 2**64 of them.
     """
     address = client_address(scope, trusted_proxies=trusted_proxies)
-    if ":" not in address:
-        return address
+    return _network(address) if ":" in address else address
+
+
+@lru_cache(1024)
+def _network(address: str) -> str:
     return str(IPv6Network((address, IPV6_PREFIX), strict=False))
 
 
-def _parse(text: str) -> IPv4Address | IPv6Address | None:
-    text = text.strip()
+@lru_cache(1024)  # the same clients come again, and parsing costs more than the rest
+def _parse(text: str) -> str | None:
     if text.startswith("["):  # [2001:db8::1]:443
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:  # 192.0.2.1:443
@@ -61,4 +68,4 @@ def _parse(text: str) -> IPv4Address | IPv6Address | None:
         address = ip_address(text.partition("%")[0])
     except ValueError:
         return None
-    return getattr(address, "ipv4_mapped", None) or address
+    return str(getattr(address, "ipv4_mapped", None) or address)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 import re
-import uuid
+import secrets
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -44,9 +44,9 @@ request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 correlation_id: ContextVar[str | None] = ContextVar("correlation_id", default=None)
 
 
-def new_uuid() -> str:
+def random_id() -> str:
     """Return 32 hexadecimal digits that nobody has used or can guess."""
-    return uuid.uuid4().hex
+    return secrets.token_hex(16)
 
 
 class HeaderContextMiddleware:
@@ -63,7 +63,7 @@ class HeaderContextMiddleware:
         app: ASGIApp,
         *,
         trust_inbound: bool = True,
-        new_id: Callable[[], str] = new_uuid,
+        new_id: Callable[[], str] = random_id,
     ) -> None:
         """Wrap `app`. Without `trust_inbound` each request is given a new id."""
         self.app = app
@@ -96,8 +96,10 @@ class HeaderContextMiddleware:
             self.variable.reset(token)
 
     def _valid(self, given: list[bytes]) -> bytes | None:
-        valid = (value for value in given if VALID_ID.fullmatch(value))
-        return next(valid, None) if self.trust_inbound else None
+        for value in given if self.trust_inbound else ():
+            if VALID_ID.fullmatch(value):
+                return value
+        return None
 
     def _without(self, headers: Iterable[Header]) -> list[Header]:
         return [one for one in headers if one[0].lower() != self.name]
@@ -135,11 +137,13 @@ async def forward_correlation_id(request: httpx.Request) -> None:
 class HeaderContextFilter(logging.Filter):
     """Give each record `request_id` and `correlation_id`: `-` outside of a request.
 
-    Add it to handlers: a filter of a logger does not see its children's records.
+    Outside, a record keeps what it came with. Add the filter to handlers: that of a
+    logger does not see its children's records.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Set the attributes, and let the record pass."""
-        record.request_id = request_id.get() or "-"
-        record.correlation_id = correlation_id.get() or "-"
+        for variable in (request_id, correlation_id):
+            value = variable.get() or getattr(record, variable.name, None)
+            setattr(record, variable.name, value or "-")
         return True

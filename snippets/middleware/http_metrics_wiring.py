@@ -1,7 +1,10 @@
 """Wire metrics into FastAPI: a registry per application, and a page to scrape."""
 
-from fastapi import APIRouter, FastAPI, Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from typing import Annotated
+
+from fastapi import APIRouter, FastAPI, Header, Response
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
 
 from snippets.middleware.http_metrics import MetricsMiddleware
 
@@ -22,7 +25,8 @@ def create_app() -> FastAPI:
     app.add_middleware(MetricsMiddleware, registry=registry)
 
     @app.get("/metrics", include_in_schema=False)
-    async def metrics() -> Response:
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+    async def metrics(accept: Annotated[str, Header()] = "") -> Response:
+        encode, media_type = choose_encoder(accept)
+        return Response(encode(registry), media_type=media_type)
 
     return app

@@ -8,8 +8,8 @@ scripts may read them, and a preflight is answered before anybody is limited.
 
 FastAPI answers an unhandled exception outside of all that `FastAPI.add_middleware`
 installs. So all layers but the last two are put around the application: serve what
-`build_stack` returns. The last two are added to the application itself, which then
-answers for what they raise.
+`build_stack` returns. The last two are added to the application, and what answers for
+their exceptions is the `net` directly around it, such as that of `safe_errors`.
 
 The files of all these patterns travel along.
 """
@@ -72,7 +72,8 @@ class Stack:
     """What a service has to say about its edge.
 
     `client` names who is counted by `limiter`; requests to `unlimited` paths, and to
-    what is below them, are not. `tenant` makes a layer that is inside of all others.
+    what is below them, are not. `tenant` makes a layer that is inside of all others,
+    `net` one that keeps what it wraps as its `app`.
     """
 
     allowed_hosts: Collection[str]
@@ -82,6 +83,7 @@ class Stack:
     client: Callable[[Scope], str]
     registry: CollectorRegistry
     tenant: Callable[[ASGIApp], ASGIApp] | None = None
+    net: Callable[[FastAPI], ASGIApp] | None = None
     unlimited: Collection[str] = ("/health", "/metrics")
     log: LogOptions = field(default_factory=lambda: LogOptions(route=route_template))
     policies: Mapping[str, str] = field(default_factory=dict)
@@ -101,7 +103,8 @@ def build_stack(app: FastAPI, stack: Stack) -> ASGIApp:
         key=stack.client,
         exempt=stack.unlimited,
     )
-    edge: ASGIApp = BodyLimitMiddleware(app, max_body_size=stack.max_body_size)
+    edge: ASGIApp = stack.net(app) if stack.net is not None else app
+    edge = BodyLimitMiddleware(edge, max_body_size=stack.max_body_size)
     edge = CORSMiddleware(
         edge,
         allow_origins=stack.allowed_origins,
@@ -122,7 +125,7 @@ def build_stack(app: FastAPI, stack: Stack) -> ASGIApp:
 def check_order(app: ASGIApp) -> None:
     """Raise `MiddlewareOrderError` with both names if two layers are in wrong order.
 
-    It looks through what wraps an application and what was added to it.
+    What it cannot look into, down to what was added to a FastAPI, it refuses as well.
     """
     known = [
         (place, one.__name__)
@@ -139,9 +142,9 @@ def check_order(app: ASGIApp) -> None:
 
 def _layers(app: object) -> Iterator[object]:
     """Yield the classes of the layers, from the outermost in."""
-    while app is not None:
+    while not isinstance(app, FastAPI):
         yield type(app)
-        if isinstance(app, FastAPI):
-            yield from (added.cls for added in app.user_middleware)
-            return
-        app = getattr(app, "app", None)
+        if (inside := getattr(app, "app", None)) is None:
+            raise MiddlewareOrderError(f"what is inside of {app!r} cannot be seen")
+        app = inside
+    yield from (added.cls for added in app.user_middleware)

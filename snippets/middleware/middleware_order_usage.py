@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+from functools import partial
 
 from fakeredis import FakeAsyncRedis
 from fastapi import FastAPI, Request
 from httpx import ASGITransport, AsyncClient, Response
 from prometheus_client import CollectorRegistry
 
+from snippets.errors.safe_errors import install_safety_net
 from snippets.middleware.client_address import client_network
 from snippets.middleware.header_context import RequestIDMiddleware
 from snippets.middleware.middleware_order import (
@@ -50,6 +52,7 @@ def edge(redis: FakeAsyncRedis) -> Stack:
         ),
         client=lambda scope: client_network(scope, trusted_proxies=0),
         registry=CollectorRegistry(),
+        net=partial(install_safety_net, environment="production"),
     )
 
 
@@ -74,8 +77,9 @@ async def main() -> None:
         # > 200 r-1 nosniff https://desk.example
         print(seen(await http.post("/voicemails", content=b"la " * 1000)))
         # > 413 r-1 nosniff https://desk.example
-        print(seen(await http.get("/calls/0")))
-        # > 500 r-1 nosniff https://desk.example
+        fault = await http.get("/calls/0")
+        print(seen(fault), fault.json()["title"], fault.json()["request_id"])
+        # > 500 r-1 nosniff https://desk.example Internal Server Error r-1
         print(seen(await http.get("/calls/7")))
         # > 429 r-1 nosniff https://desk.example
 

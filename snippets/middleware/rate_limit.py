@@ -58,7 +58,7 @@ class RateLimitMiddleware:
         self.app = app
         self.limiter = limiter
         self.key = key
-        self.exempt = tuple(path.rstrip("/") for path in exempt)
+        self.exempt = tuple(f"{path.rstrip('/')}/" for path in exempt)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on with its headers, or refuse it."""
@@ -81,7 +81,7 @@ class RateLimitMiddleware:
 
     def _is_exempt(self, scope: Scope) -> bool:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        return any(f"{path}/".startswith(f"{one}/") for one in self.exempt)
+        return f"{path}/".startswith(self.exempt)
 
 
 def rate_limit(

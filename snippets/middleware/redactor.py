@@ -143,4 +143,6 @@ class Redactor:
 
 
 def _plain(name: str) -> str:
+    if name.isascii() and name.isidentifier():
+        return name.replace("_", "").lower()  # the same, and most names are so
     return SIGNS.sub("", unicodedata.normalize("NFKC", name).casefold())

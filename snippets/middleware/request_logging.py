@@ -31,6 +31,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Asgi = tuple[Scope, Receive, Send]
 ASGIApp = Callable[[*Asgi], Awaitable[None]]
+Route = Callable[[Scope], str | None]
 
 CLIENT_CLOSED_REQUEST = 499
 SERVER_ERROR = 500
@@ -55,9 +56,7 @@ class LogOptions:
     environment: str = "production"
     body_cap: int = 10_240
     redactor: Redactor = field(default_factory=Redactor)
-    route: Callable[[Scope], str | None] = lambda scope: getattr(
-        scope.get("route"), "path", None
-    )
+    route: Route = lambda scope: getattr(scope.get("route"), "path", None)
     clock: Callable[[], float] = perf_counter
 
     def __post_init__(self) -> None:
@@ -97,8 +96,7 @@ class _Exchange:
         self.options, (self.scope, self._receive, self._send) = options, asgi
         self.began = options.clock()
         self.status = self.sent = self.size = 0
-        self.kept = b""
-        self.has_left = self.is_logged = False
+        self.kept, self.has_left, self.is_logged = b"", False, False
 
     async def receive(self) -> Message:
         message = await self._receive()
@@ -120,15 +118,17 @@ class _Exchange:
             self.log(self.status)
 
     def log(self, status: int, error: BaseException | None = None) -> None:
-        if self.is_logged:
-            return
-        self.is_logged = True
         if self.has_left or isinstance(error, CancelledError):
             status = CLIENT_CLOSED_REQUEST
+        level = logging.ERROR if status >= SERVER_ERROR else logging.INFO
+        was_logged, self.is_logged = self.is_logged, True
+        if was_logged or not logger.isEnabledFor(level):
+            return
         access = self._access(status)
         access["error"] = type(error).__name__ if error else None
-        level = logging.ERROR if status >= SERVER_ERROR else logging.INFO
-        logger.log(level, LINE, access, extra={"access": access})
+        # Not `logger.log`, which looks for its caller: that is always this line.
+        about = LINE, (access,), None, "log", {"access": access}
+        logger.handle(logger.makeRecord(__name__, level, __file__, 0, *about))
 
     def _access(self, status: int) -> dict[str, object]:
         scope, options, redactor = self.scope, self.options, self.options.redactor

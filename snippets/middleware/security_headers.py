@@ -90,7 +90,7 @@ class SecurityHeadersMiddleware:
         self._others = _encoded(others), _encoded([*others, *secure])
         by_path = {"/": DENY_ALL, **policies}
         self._policies = [
-            (path.rstrip("/"), by_path[path], self._whole(by_path[path]))
+            (f"{path.rstrip('/')}/", by_path[path], self._whole(by_path[path]))
             for path in sorted(by_path, key=len, reverse=True)
         ]
 
@@ -115,7 +115,7 @@ class SecurityHeadersMiddleware:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         is_secure = self._is_secure(scope)
         _, policy, whole = next(
-            (one for one in self._policies if f"{path}/".startswith(f"{one[0]}/")),
+            (one for one in self._policies if f"{path}/".startswith(one[0])),
             self._policies[-1],  # that of the root is also for OPTIONS *
         )
         if NONCE not in policy:

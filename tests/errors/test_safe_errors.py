@@ -563,3 +563,30 @@ async def test_the_socket_route_is_left_alone(app: FastAPI, net: ASGIApp) -> Non
     await exchange.run()
     kinds = [message["type"] for message in exchange.sent]
     assert kinds == ["websocket.accept", "websocket.close"]
+
+
+async def test_what_a_layer_outside_raises_when_it_is_sent_an_answer_is_its_own(
+    app: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    class RefusedError(Exception):
+        """The layer outside has answered by itself."""
+
+    async def refuse(_: Message) -> None:
+        raise RefusedError
+
+    told: list[str] = []
+    net = install_safety_net(
+        app,
+        environment="production",
+        on_error=lambda error, _: told.append(type(error).__name__),
+    )
+    fails(app, plain)
+    app.add_api_route("/fine", lambda: "fine")
+    for path in ("/fine", "/gone"):
+        with pytest.raises(RefusedError):
+            await Exchange(net, path, before_send=refuse).run()
+    assert (records(caplog), told) == ([], [])
+
+    with pytest.raises(RefusedError):
+        await Exchange(net, "/fails", before_send=refuse).run()
+    assert (len(records(caplog)), told) == (1, ["RuntimeError"])

@@ -174,9 +174,13 @@ async def compare_all(redis: Redis) -> None:
         "trusted host": TrustedHostMiddleware(bare(), ["test"]),
         "CORS": CORSMiddleware(bare(), allow_origins=["https://desk.example"]),
         "body limit": BodyLimitMiddleware(bare(), max_body_size=1_000_000),
-        "rate limit": RateLimitMiddleware(bare(), limiter=limiter(redis), key=client),
-        "all of them": all_layers(redis, unlimited="/health"),
-        "all of them, path not limited": all_layers(redis, unlimited="/calls"),
+        "rate limit, with its round trip to Redis": RateLimitMiddleware(
+            bare(), limiter=limiter(redis), key=client
+        ),
+        "all of them, with that round trip": all_layers(redis, unlimited="/health"),
+        "all of them, path not limited: no round trip": all_layers(
+            redis, unlimited="/calls"
+        ),
     }
     peers: dict[str, ASGIApp] = {
         "pure ASGI, one layer that does nothing": NoOp(bare()),

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import string
 from collections import Counter
+from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import ClassVar
 
@@ -23,7 +24,7 @@ from snippets.middleware.header_context import (
     correlation_headers,
     correlation_id,
     forward_correlation_id,
-    new_uuid,
+    random_id,
     request_id,
 )
 from tests.support.asgi import (
@@ -71,12 +72,17 @@ async def test_a_valid_id_is_kept_in_state_context_headers_and_answer(
     proof.cost("a request", round_trips=0, statements=0)
 
 
+@pytest.fixture
+def filtered(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """What is logged, with ids."""
+    with caplog.filtering(HeaderContextFilter()):
+        yield caplog
+
+
 @pytest.mark.parametrize("value", HOSTILE.values(), ids=HOSTILE)
 async def test_what_is_no_id_is_replaced_and_reaches_nobody(
-    value: bytes, caplog: pytest.LogCaptureFixture
+    value: bytes, filtered: pytest.LogCaptureFixture
 ) -> None:
-    caplog.handler.addFilter(HeaderContextFilter())
-
     async def log(scope: Scope, receive: Receive, send: Send) -> None:
         logging.getLogger("telephony").warning("ringing")
         await show(scope, receive, send)
@@ -89,7 +95,7 @@ async def test_what_is_no_id_is_replaced_and_reaches_nobody(
     assert set(chosen) <= set(string.hexdigits)
     assert exchange.body.decode() == " ".join([chosen] * 3)
     assert value not in [sent for _, sent in exchange.scope["headers"]]
-    assert [vars(record)["request_id"] for record in caplog.records] == [chosen]
+    assert [vars(record)["request_id"] for record in filtered.records] == [chosen]
 
 
 async def test_of_several_ids_the_first_valid_one_counts_and_is_left_alone() -> None:
@@ -128,7 +134,7 @@ async def test_without_trust_every_request_is_given_a_new_id() -> None:
 
 
 def test_ten_thousand_ids_are_ten_thousand() -> None:
-    assert len({new_uuid() for _ in range(10_000)}) == 10_000
+    assert len({random_id() for _ in range(10_000)}) == 10_000
 
 
 @pytest.mark.parametrize("ends_by", ["returning", "an exception", "cancellation"])
@@ -432,11 +438,16 @@ async def test_a_subclass_carries_another_header() -> None:
     assert seen == {"acme": 2}
 
 
-async def test_a_record_outside_of_a_request_has_dashes(
-    caplog: pytest.LogCaptureFixture,
+async def test_a_record_outside_of_a_request_has_dashes_or_what_it_came_with(
+    filtered: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.handler.addFilter(HeaderContextFilter())
-    logging.getLogger("telephony").warning("started")
+    telephony = logging.getLogger("telephony")
+    telephony.warning("started")
+    for given in ("r-1", None):
+        telephony.warning("from another thread", extra={"request_id": given})
 
-    [record] = caplog.records
-    assert (vars(record)["request_id"], vars(record)["correlation_id"]) == ("-", "-")
+    ids = [
+        (vars(one)["request_id"], vars(one)["correlation_id"])
+        for one in filtered.records
+    ]
+    assert ids == [("-", "-"), ("r-1", "-"), ("-", "-")]

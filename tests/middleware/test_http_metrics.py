@@ -7,15 +7,16 @@ from dataclasses import dataclass, field
 import pytest
 from fastapi import APIRouter, BackgroundTasks, FastAPI, HTTPException, WebSocket
 from fastapi.responses import StreamingResponse
+from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import Match, Mount, Route
 from starlette.types import Message, Receive, Scope, Send
 
 from catalogue.plugin import Proof
-from snippets.middleware.http_metrics import MetricsMiddleware
+from snippets.middleware.http_metrics import MetricsMiddleware, route_template
 from snippets.middleware.http_metrics_naive import PathMetricsMiddleware
 from snippets.middleware.http_metrics_wiring import create_app
 from tests.support.asgi import Exchange, websocket_scope
@@ -461,6 +462,111 @@ async def test_the_scrape_page_shows_all_requests_but_its_own() -> None:
     assert f'http_requests_total{{{route},status="200"}} 1.0' in page
     assert "http_requests_in_progress 0.0" in page
     assert "/metrics" not in page
+
+
+async def test_where_openmetrics_is_scraped_the_last_request_id_is_an_exemplar() -> (
+    None
+):
+    app = create_app()
+    for name in ("r-1", "r-2"):
+        state = {"request_id": name}
+        await Exchange("GET", "/v1/extensions/1001", state=state).run(app)
+    kinds = "application/openmetrics-text; version=1.0.0", "text/plain"
+    new, old = [
+        (await Exchange("GET", "/metrics", [("Accept", kind)]).run(app)).body.decode()
+        for kind in kinds
+    ]
+
+    route = 'method="GET",route="/v1/extensions/{number}"'
+    count = f'http_requests_total{{{route},status="200"}} 2.0'
+    assert f'{count} # {{request_id="r-2"}} 1.0 ' in new
+    assert new.count('# {request_id="r-2"}') == 2  # the other is in a bucket
+    assert count in old
+    assert "r-2" not in old
+    assert "r-1" not in new
+
+
+@pytest.mark.parametrize("name", ["a" * 118, "a" * 119, "a" * 128, "", None, 7])
+async def test_an_id_that_fits_into_no_exemplar_is_left_out_and_harms_nobody(
+    name: object, service: Service
+) -> None:
+    await Exchange("GET", "/users/7", state={"request_id": name}).run(service.app)
+
+    [exemplar] = [
+        sample.exemplar
+        for metric in service.registry.collect()
+        for sample in metric.samples
+        if sample.name == "http_requests_total"
+    ]
+    fits = 0 < len(str(name or "")) <= 118
+    assert (exemplar and exemplar.labels) == (
+        {"request_id": str(name)} if fits else None
+    )
+
+
+class Counted(Route):
+    """A route that counts how often it is matched."""
+
+    asked = 0
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Count."""
+        self.asked += 1
+        return super().matches(scope)
+
+
+async def test_however_many_ask_for_a_template_routes_are_matched_once_for_it(
+    proof: Proof,
+) -> None:
+    async def plain(_: Request) -> Response:
+        return PlainTextResponse("ok")
+
+    app = FastAPI()
+    route = Counted("/plain/{number}", plain)
+    app.mount("/media", Starlette(routes=[route]))
+    scope = (await Exchange("GET", "/media/plain/7").run(app)).scope
+    by_framework = route.asked
+    templates = [route_template(scope) for _ in range(3)]
+
+    assert templates == ["/media/plain/{number}"] * 3
+    assert (by_framework, route.asked) == (1, 2)
+    proof.cost("the template of a mounted route, asked for 3 times", matches=1)
+
+
+async def test_a_route_of_the_application_is_not_matched_for_its_template() -> None:
+    app = FastAPI()
+    calls: list[str] = []
+
+    class Own(APIRoute):
+        """A route that notes when it is matched."""
+
+        def matches(self, scope: Scope) -> tuple[Match, Scope]:
+            """Note it."""
+            calls.append(scope["path"])
+            return super().matches(scope)
+
+    app.router.route_class = Own
+    app.add_api_route("/calls/{call_id}", lambda call_id: call_id)
+    scope = (await Exchange("GET", "/calls/7").run(app)).scope
+
+    assert route_template(scope) == "/calls/{call_id}"
+    assert calls == ["/calls/7"]
+
+
+async def test_one_route_that_stands_in_two_places_has_the_template_of_each() -> None:
+    service = Service()
+    calls = APIRouter()
+
+    @calls.get("/calls/{call_id}")
+    async def show(call_id: str) -> str:
+        return call_id
+
+    service.app.router.routes.extend(calls.routes)
+    service.app.include_router(calls, prefix="/v1")
+    for path in ("/calls/7", "/v1/calls/7"):
+        await service.get(path)
+
+    assert service.routes == ["/calls/{call_id}", "/v1/calls/{call_id}"]
 
 
 async def test_only_whole_segments_are_excluded(service: Service) -> None:

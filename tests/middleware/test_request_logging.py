@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, cast
 from urllib.parse import quote
 
@@ -43,11 +43,11 @@ class Log:
 
 
 @pytest.fixture
-def log(caplog: pytest.LogCaptureFixture) -> Log:
+def log(caplog: pytest.LogCaptureFixture) -> Iterator[Log]:
     """What is logged from now on."""
     caplog.set_level(logging.INFO)
-    caplog.handler.addFilter(HeaderContextFilter())
-    return Log(caplog)
+    with caplog.filtering(HeaderContextFilter()):
+        yield Log(caplog)
 
 
 async def ok(_: Scope, receive: Receive, send: Send) -> None:
@@ -176,6 +176,27 @@ async def test_an_error_after_the_last_byte_is_not_logged_a_second_time(
         await Exchange().run(RequestLoggingMiddleware(fail))
 
     assert log.access["status"] == 200
+
+
+async def test_where_only_errors_are_logged_an_answer_is_none(
+    log: Log, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, request_logging.__name__)
+    app = RequestLoggingMiddleware(telephony())
+    await Exchange("GET", "/calls/7").run(app)
+    assert log.records == []
+
+    with pytest.raises(ZeroDivisionError):
+        await Exchange("GET", "/calls/0").run(app)
+    assert log.access["status"] == 500
+
+
+async def test_a_record_names_its_logger_and_its_file(log: Log) -> None:
+    await Exchange("GET", "/calls/7").run(RequestLoggingMiddleware(telephony()))
+
+    [record] = log.records
+    assert (record.module, record.funcName) == ("request_logging", "log")
+    assert record.exc_info is None
 
 
 async def test_a_cancelled_request_is_logged_as_499(log: Log) -> None:

@@ -246,7 +246,7 @@ async def live_server(app: ASGIApp) -> AsyncIterator[LiveServer]:
         port=0,
         log_config=None,
         access_log=False,
-        ws="none",
+        ws="websockets-sansio",
         proxy_headers=False,
         timeout_graceful_shutdown=5,
     )
