@@ -122,7 +122,7 @@ $(READY): requirements.txt
 		"Python 3.11 or newer is needed; choose one: make PYTHON=python3.12")'
 	@test -x $(BIN)/uv || { $(PYTHON) -m venv .venv && \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check uv; }
-	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.txt
+	@$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements.txt
 	@echo '$(CURDIR)' > "$$($(BIN)/python -c \
 		'import sysconfig; print(sysconfig.get_path("purelib"))')/service_patterns.pth"
 	@touch $(READY)
