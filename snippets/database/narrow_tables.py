@@ -44,9 +44,11 @@ def narrow_tables(
         surface = chain(*map(util.surface_expressions, statement.get_children()))
         beside = [part.table for part in surface if isinstance(part, sa.Column)]
         for table in dict.fromkeys([target, *beside]):
-            left = table is target and isinstance(target, Annotated)
-            if not left and _unaliased(table) in tables:
+            of_class = table is target and isinstance(target, Annotated)
+            if _unaliased(table) in tables and not of_class:
                 statement = statement.where(condition(table.c))
+            elif _unaliased(table) in tables and isinstance(table, sa.Alias):
+                raise InvalidRequestError("not narrowed: write to no alias of a class")
     if nested or any("update_whereclause" in vars(part) for part in parts):
         return _Narrowing(statement, tables, condition).narrow()
     return statement

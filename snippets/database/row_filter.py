@@ -3,9 +3,9 @@
 Mapped classes and their aliases, relationships with every loading strategy, refreshes,
 bulk updates by key, statements on bare tables, and what a write reads or merges into
 are narrowed. Refused are `sa.join()` and `orm.join()` of classes, and a SELECT among
-several rows of values. Not narrowed are `text()`, a bare table in a query of mapped
-classes, a `secondary` table, an expression that a flush sends, and what is sent through
-`session.connection()`.
+rows of values. Not narrowed are `text()`, a bare table in a query of mapped classes, a
+`secondary` table, an expression that a flush sends, a write within another statement,
+and what is sent through `session.connection()`.
 
 Source: https://docs.sqlalchemy.org/en/21/orm/session_events.html#do-orm-execute-global-criteria
 """

@@ -27,6 +27,7 @@ from sqlalchemy.orm import relationship as related
 
 from catalogue.plugin import Proof
 from snippets.database.async_session import create_engine_and_sessions
+from snippets.database.narrow_tables import narrow_tables
 from snippets.database.row_filter import RowFilter, hiding, models_of
 from snippets.database.row_filter_naive import filter_queries
 from tests.support.counters import count_sql
@@ -370,6 +371,17 @@ async def test_every_filter_narrows_what_a_write_reads(sessions: Sessions) -> No
         texts = await session.scalars(select(Note.text).order_by(Note.id))
     assert texts.all() == ["", "1", "0", "0"]
     assert found == [1, 1, 1]
+
+
+async def test_a_statement_that_was_narrowed_by_hand_is_narrowed_further(
+    engine_and_sessions: tuple[AsyncEngine, Sessions],
+) -> None:
+    _, sessions = engine_and_sessions
+    install(sessions, ClosedMixin, is_open, is_closed)
+    async with sessions() as session:
+        for query in (select(CALLS.c.id), select(select(CALLS).subquery().c.id)):
+            public = narrow_tables(query, {CALLS}, is_public)
+            assert (await session.scalars(public)).all() == [1]
 
 
 def test_a_model_that_only_its_registry_knows_is_forgotten() -> None:
