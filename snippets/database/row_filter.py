@@ -11,7 +11,7 @@ Source: https://docs.sqlalchemy.org/en/21/orm/session_events.html#do-orm-execute
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy import orm
@@ -68,6 +68,12 @@ class _OnClasses(orm.LoaderCriteriaOption):
 
     inherit_cache = True
     _cache_key_traversal = None
+
+    def _clone(self, **_: object) -> Self:
+        return self  # with its slots, which a clone would lack
+
+    def _copy_internals(self, **_: object) -> None:
+        """Do nothing, as nobody changes an option."""
 
     def process_compile_state(self, compile_state: Element) -> None:
         """Take effect."""

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import (
     DeclarativeBase,
     Mapped,
+    ORMExecuteState,
     Session,
     aliased,
     join,
@@ -24,6 +25,7 @@ from sqlalchemy.orm import (
     selectinload,
 )
 from sqlalchemy.orm import relationship as related
+from sqlalchemy.sql import visitors
 
 from catalogue.plugin import Proof
 from snippets.database.async_session import create_engine_and_sessions
@@ -382,6 +384,19 @@ async def test_a_statement_that_was_narrowed_by_hand_is_narrowed_further(
         for query in (select(CALLS.c.id), select(select(CALLS).subquery().c.id)):
             public = narrow_tables(query, {CALLS}, is_public)
             assert (await session.scalars(public)).all() == [1]
+
+
+async def test_a_listener_may_copy_a_statement_that_was_narrowed(
+    sessions: Sessions,
+) -> None:
+    def copy(state: ORMExecuteState) -> None:
+        whole: Any = state.statement
+        state.statement = visitors.cloned_traverse(whole, {}, {})
+
+    sa.event.listen(sessions.kw["sync_session_class"], "do_orm_execute", copy)
+    async with sessions() as session:
+        assert (await session.scalars(select(Call.id))).all() == [1]
+        assert (await session.scalars(select(Call))).one().id == 1
 
 
 def test_a_model_that_only_its_registry_knows_is_forgotten() -> None:
