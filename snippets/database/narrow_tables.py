@@ -89,7 +89,8 @@ class _Narrowing:
         if not self.whole.is_insert:
             stay = (getattr(each, "table", each) for each in [*classes, self.whole])
             self.kept = frozenset(map(hash, stay))
-        opts = {"stop_on": [*classes, *options]}
+        joins = [p for p in parts if classes and isinstance(p, sa.Join)]  # a mapper's
+        opts = {"stop_on": [*classes, *options, *joins]}
         visit: Visitors = {"select": self._add, "on_conflict_do_update": self._merge}
         copy: Any = visitors.cloned_traverse(self.whole, opts, visit)
         replace = self._nested if self.whole.is_insert else self._replace

@@ -5,7 +5,7 @@ bulk updates by key, statements on bare tables, and what a write reads or merges
 are narrowed. Refused are `sa.join()` and `orm.join()` of classes, and a SELECT among
 rows of values. Not narrowed are `text()`, a bare table in a query of mapped classes, a
 `secondary` table, an expression that a flush sends, a write within another statement,
-and what is sent through `session.connection()`.
+what is sent through `session.connection()`, and the bare tables of joined inheritance.
 
 Source: https://docs.sqlalchemy.org/en/21/orm/session_events.html#do-orm-execute-global-criteria
 """
@@ -47,7 +47,10 @@ class RowFilter:
         query = state.is_orm_statement and isinstance(statement, sa.Select)
         if not query or vars(statement).get("_for_update_arg") is not None:
             whole = statement.element if state.is_from_statement else statement
-            tables, given = models_of(self.mixin), state.parameters
+            models, given = models_of(self.mixin).items(), state.parameters
+            tables = {
+                t for t, m in models if orm.class_mapper(m).persist_selectable is t
+            }
             narrow = narrow_tables(whole, tables, self.condition, given)
             if state.is_insert and narrow is whole:
                 return

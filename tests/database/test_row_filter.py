@@ -386,6 +386,46 @@ async def test_a_statement_that_was_narrowed_by_hand_is_narrowed_further(
             assert (await session.scalars(public)).all() == [1]
 
 
+def test_a_model_of_joined_tables_is_narrowed_by_its_class() -> None:
+    class Local(DeclarativeBase):
+        """A base of its own."""
+
+    class Line(ClosedMixin, Local):
+        __tablename__ = "lines"
+
+        id: Mapped[int] = mapped_column(primary_key=True)
+        number: Mapped[str] = mapped_column(default="")
+
+    class Trunk(Line):
+        __tablename__ = "trunks"
+
+        id: Mapped[int] = mapped_column(sa.ForeignKey("lines.id"), primary_key=True)
+
+    class Filtered(Session):
+        """A class for the listener alone."""
+
+    sa.event.listen(Filtered, "do_orm_execute", RowFilter(ClosedMixin, is_open).apply)
+    engine = sa.create_engine("sqlite://")
+    Local.metadata.create_all(engine)
+    with Filtered(engine) as session:
+        session.add_all([Trunk(id=1), Trunk(id=2, closed=True)])
+        session.flush()
+        flat = aliased(Trunk, flat=True)
+        queries: list[sa.Select[Any]] = [
+            select(Trunk.id),
+            select(flat.id),
+            select(aliased(Trunk).id),
+        ]
+        everything: list[sa.Executable] = [*queries, sa.union(*queries)]
+        for query in everything:
+            assert session.scalars(query).all() == [1]
+        tables = Local.metadata.tables
+        assert session.scalars(select(tables["lines"].c.id)).all() == [1]
+        assert session.scalars(select(tables["trunks"].c.id)).all() == [1, 2]
+        update = sa.update(Line).where(Line.id.in_(queries[1])).values(number="1")
+        assert session.scalars(update.returning(Line.id)).all() == [1]
+
+
 async def test_a_listener_may_copy_a_statement_that_was_narrowed(
     sessions: Sessions,
 ) -> None:
