@@ -1,26 +1,26 @@
 """Add one condition on rows to whatever a session sends, however it was written.
 
 Mapped classes and their aliases, relationships with every loading strategy, refreshes,
-bulk updates by key and statements on bare tables are all narrowed. Not narrowed are
-`text()`, a bare table or an `orm.join()` inside a statement on mapped classes, a
-`secondary` table, and what is sent through `session.connection()`.
+bulk updates by key, statements on bare tables, and what a write reads or merges into
+are narrowed. Refused are `sa.join()` and `orm.join()` of classes, and a SELECT among
+rows of values. Not narrowed are `text()`, a bare table in a query of mapped classes, a
+`secondary` table, an expression that a flush sends, a write within another statement,
+what is sent through `session.connection()`, and the bare tables of joined inheritance.
 
 Source: https://docs.sqlalchemy.org/en/21/orm/session_events.html#do-orm-execute-global-criteria
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias, cast
+from typing import Any, Self, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy import orm
 from sqlalchemy.sql import visitors
-from sqlalchemy.sql.annotation import Annotated
 from sqlalchemy.util import immutabledict
 
+from snippets.database.narrow_tables import Element, narrow_tables, refuse_joins
+
 Condition: TypeAlias = sa.ColumnElement[bool]
-OnTables: TypeAlias = sa.Select[Any] | sa.CompoundSelect[Any] | sa.UpdateBase
-ON_TABLES = (sa.Select, sa.CompoundSelect, sa.UpdateBase)
-"""What can be written on bare tables."""
 
 
 class RowFilter:
@@ -34,21 +34,27 @@ class RowFilter:
         """
         self.mixin = mixin
         self.condition = condition
-        self._on_classes = orm.with_loader_criteria(
-            mixin, condition, include_aliases=True
-        )
+        self._on_classes = _OnClasses(mixin, condition, include_aliases=True)
 
     def apply(self, state: orm.ORMExecuteState) -> None:
         """Narrow the statement that a listener of `do_orm_execute` was given.
 
-        A bulk update by key leaves the instances in the session as they are.
+        A bulk update by key leaves the instances in the session as they are. Raises
+        `InvalidRequestError` for what is refused.
         """
-        statement = state.statement
-        if isinstance(statement, sa.Insert) and statement.select is None:
-            return
-        if isinstance(statement, ON_TABLES) and _is_on_tables(state, statement):
-            state.statement = self._on_tables(statement)
-            return
+        statement: Any = state.statement
+        # The option is enough for a query of classes, but for one that a write needs.
+        query = state.is_orm_statement and isinstance(statement, sa.Select)
+        if not query or vars(statement).get("_for_update_arg") is not None:
+            whole = statement.element if state.is_from_statement else statement
+            models, given = models_of(self.mixin).items(), state.parameters
+            tables = {
+                t for t, m in models if orm.class_mapper(m).persist_selectable is t
+            }
+            narrow = narrow_tables(whole, tables, self.condition, given)
+            if state.is_insert and narrow is whole:
+                return
+            statement = _swap(statement, whole, narrow)
         by_key = state.is_update and isinstance(state.parameters, list)
         mapper = state.bind_mapper if by_key or state.is_column_load else None
         if mapper is not None and issubclass(mapper.class_, self.mixin):
@@ -59,28 +65,25 @@ class RowFilter:
                 state.update_execution_options(synchronize_session=False)
         state.statement = statement.options(self._on_classes)
 
-    def _on_tables(self, statement: OnTables) -> OnTables:
-        """Put a subquery of the remaining rows in the place of each table."""
-        tables = models_of(self.mixin)
-        target = statement.table if isinstance(statement, sa.UpdateBase) else None
-        source = statement.select if isinstance(statement, sa.Insert) else None
-        if isinstance(statement, sa.Update | sa.Delete) and target in tables:
-            statement = statement.where(self.condition(statement.table.c))
-        narrowed = {
-            table: sa.select(table).where(self.condition(table.c)).subquery(table.name)
-            for table in tables
-            if table is not target
-        }
 
-        def replace(element: object, **_: object) -> object:
-            if element is source and isinstance(source, ON_TABLES):
-                return self._on_tables(source)
-            if isinstance(element, sa.Column) and element.table in narrowed:
-                return narrowed[element.table].c[element.key]
-            return narrowed.get(element) if isinstance(element, sa.Table) else None
+class _OnClasses(orm.LoaderCriteriaOption):
+    """The option, which also refuses joins: when a query is compiled, not each time."""
 
-        result = visitors.replacement_traverse(statement, {}, replace)
-        return cast("OnTables", result)
+    inherit_cache = True
+    _cache_key_traversal = None
+
+    def _clone(self, **_: object) -> Self:
+        return self  # with its slots, which a clone would lack
+
+    def _copy_internals(self, **_: object) -> None:
+        """Do nothing, as nobody changes an option."""
+
+    def process_compile_state(self, compile_state: Element) -> None:
+        """Take effect."""
+        query = getattr(compile_state, "select_statement", None)
+        if query is not None and self.root_entity is not None:
+            refuse_joins(query, models_of(self.root_entity))
+        super().process_compile_state(compile_state)
 
 
 def hiding(
@@ -107,7 +110,10 @@ def hiding(
 
 
 def models_of(mixin: type) -> dict[sa.Table, type]:
-    """Return the tables of the models that share a mixin, and the model of each."""
+    """Return the tables of the models that share a mixin, and the model of each.
+
+    Keep the models, in a module say: neither their registry nor their tables do.
+    """
     found: dict[sa.Table, type] = {}
     subclasses: list[type] = mixin.__subclasses__()
     for model in subclasses:
@@ -118,7 +124,11 @@ def models_of(mixin: type) -> dict[sa.Table, type]:
     return found
 
 
-def _is_on_tables(state: orm.ORMExecuteState, statement: OnTables) -> bool:
-    if state.is_orm_statement:
-        return False
-    return not any(isinstance(part, Annotated) for part in visitors.iterate(statement))
+def _swap(statement: Element, old: Element, new: Element) -> Element:
+    """Put a statement in the place of another, which may be in a `from_statement`."""
+    places: dict[object, Element] = {statement: None, old: new}
+
+    def swap(element: Element, **_: object) -> Element:
+        return places.get(element, element)
+
+    return visitors.replacement_traverse(statement, {}, swap)

@@ -7,10 +7,11 @@ import gc
 import subprocess
 import sys
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, assert_type
 
 import pytest
-from sqlalchemy import ForeignKey, event, func, insert, select
+from sqlalchemy import ForeignKey, Row, event, func, insert, select
 from sqlalchemy.exc import (
     IntegrityError,
     InvalidRequestError,
@@ -455,7 +456,10 @@ async def test_the_type_of_a_row_is_that_of_its_model(sessions: Sessions) -> Non
     async with session_scope(sessions) as session:
         assert_type(session, AsyncSession)
         assert_type(await session.get(User, 1), User | None)
+        pairs = await session.execute(select(User.id, User.email))
+        assert_type(pairs.all(), Sequence[Row[int, str]])
         rows = (await session.scalars(select(User))).all()
+        assert_type(rows, Sequence[User])
         assert rows == []
 
 

@@ -1,8 +1,8 @@
 """Deleting keeps the row, its first mark and its place, until it is purged."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta, timezone
-from typing import TypeAlias
+from typing import TypeAlias, assert_type
 
 import pytest
 import sqlalchemy as sa
@@ -94,6 +94,15 @@ async def test_a_second_deletion_returns_false_and_keeps_the_first_marks(
     async with session_scope(platform.sessions) as session:
         assert await soft_delete(session, User, 1) is False
         assert await _marks(session, 1) == (first, "ada")
+
+
+async def test_each_operation_returns_what_its_type_says(platform: Telephony) -> None:
+    async with session_scope(platform.sessions) as session:
+        assert_type(await session.get(User, 1), User | None)
+        assert_type(await soft_delete(session, User, 1), bool)
+        assert_type(await restore(session, User, 1), bool)
+        assert_type(await purge(session, User), int)
+        assert_type((await session.scalars(select(User))).all(), Sequence[User])
 
 
 async def test_deleting_what_is_not_there_returns_false(platform: Telephony) -> None:

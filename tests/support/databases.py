@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import event, make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
+from sqlalchemy.schema import DropSchema
 
 from tests.support.servers import address, problem
 
@@ -61,7 +62,7 @@ async def empty_postgresql(url: str) -> None:
         await connection.execute(text(END_SESSIONS))
         schemas = await connection.scalars(text(OWN_SCHEMAS))
         for schema in schemas.all():
-            await connection.execute(text(f'DROP SCHEMA "{schema}" CASCADE'))
+            await connection.execute(DropSchema(schema, cascade=True))
         await connection.execute(text("CREATE SCHEMA public"))
 
 

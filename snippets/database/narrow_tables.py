@@ -1,0 +1,150 @@
+"""Add a condition on the rows of some tables to a statement, wherever it names them.
+
+Subqueries, CTEs and joins are narrowed, and what a write reads, changes or merges into.
+An outer join keeps the row whose partner is hidden. Mapped classes are left to
+`with_loader_criteria`, but for those that an UPDATE or DELETE reads beside its own.
+Refused are joins that were written with classes, and a SELECT among rows of values.
+Not narrowed are `text()`, and in a query a table that stands beside its class.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, TypeAlias
+
+import sqlalchemy as sa
+from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.sql import util, visitors
+from sqlalchemy.sql.annotation import Annotated
+from sqlalchemy.util import immutabledict
+
+Element: TypeAlias = Any
+"""A statement or a part of one, of which more is used here than its type tells."""
+
+Tables: TypeAlias = Collection[Element]
+Condition: TypeAlias = Callable[[Element], sa.ColumnElement[bool]]
+Visitors: TypeAlias = dict[str, Callable[[Any], None]]
+
+
+def narrow_tables(
+    statement: Element, tables: Tables, condition: Condition, given: object = None
+) -> Element:
+    """Return the statement with the condition, or itself if there is nothing to add.
+
+    `condition` takes the columns of a table, its `c`; `given` are the parameters.
+    Raises `InvalidRequestError` for what is refused.
+    """
+    parts = [*visitors.iterate(statement)]
+    _refuse_joins(parts, tables)
+    if any(part in tables for part in _in_rows(statement, given)):
+        raise InvalidRequestError("a SELECT among rows of values: send it by itself")
+    nested = any(isinstance(part, sa.SelectBase) for part in parts)
+    if isinstance(statement, sa.Update | sa.Delete):
+        target = statement.table
+        surface = chain(*map(util.surface_expressions, statement.get_children()))
+        beside = [part.table for part in surface if isinstance(part, sa.Column)]
+        for table in dict.fromkeys([target, *beside]):
+            of_class = table is target and isinstance(target, Annotated)
+            if _unaliased(table) in tables and not of_class:
+                statement = statement.where(condition(table.c))
+            elif _unaliased(table) in tables and isinstance(table, sa.Alias):
+                raise InvalidRequestError("not narrowed: write to no alias of a class")
+    if nested or any("update_whereclause" in vars(part) for part in parts):
+        return _Narrowing(statement, tables, condition).narrow()
+    return statement
+
+
+def refuse_joins(statement: Element, tables: Tables) -> None:
+    """Raise `InvalidRequestError` for `sa.join()` or `orm.join()` of mapped classes."""
+    _refuse_joins(visitors.iterate(statement), tables)
+
+
+def _refuse_joins(parts: Iterable[Element], tables: Tables) -> None:
+    for join in parts:
+        # A mapper's own join, of inheritance, is annotated itself or has bare sides.
+        if isinstance(join, sa.Join) and not isinstance(join, Annotated):
+            explicit = any(isinstance(side, Annotated) for side in _sides(join))
+            if explicit and any(part in tables for part in visitors.iterate(join)):
+                raise InvalidRequestError("not narrowed: use Select.join()")
+
+
+@dataclass
+class _Narrowing:
+    """A subquery of the remaining rows in the place of each table.
+
+    A table that is written to, or stands beside its class, stays, and gets a WHERE.
+    """
+
+    whole: Element
+    tables: Tables
+    condition: Condition
+    remaining: dict[Any, sa.Subquery] = field(default_factory=dict)
+    kept: frozenset[int] = frozenset()
+
+    def narrow(self) -> Element:
+        parts = [*visitors.iterate(self.whole)]
+        options = chain(*(vars(part).get("_with_options", ()) for part in parts))
+        rows = (part for part in parts if isinstance(part, sa.FromClause | sa.Column))
+        classes = [part for part in rows if isinstance(part, Annotated)]
+        if not self.whole.is_insert:
+            stay = (getattr(each, "table", each) for each in [*classes, self.whole])
+            self.kept = frozenset(map(hash, stay))
+        joins = [p for p in parts if classes and isinstance(p, sa.Join)]  # a mapper's
+        opts = {"stop_on": [*classes, *options, *joins]}
+        visit: Visitors = {"select": self._add, "on_conflict_do_update": self._merge}
+        copy: Any = visitors.cloned_traverse(self.whole, opts, visit)
+        replace = self._nested if self.whole.is_insert else self._replace
+        copy = visitors.replacement_traverse(copy, opts, replace)
+        if "_values" in (inside := copy.__dict__):  # as a dict, which takes no more
+            inside["_values"] = immutabledict(inside["_values"])
+        return copy
+
+    def _add(self, select: sa.Select[Any]) -> None:
+        for table in chain(*map(_sides, select.get_final_froms())):
+            stays = hash(table) in self.kept and not isinstance(table, Annotated)
+            if stays and _unaliased(table) in self.tables:
+                vars(select)["_where_criteria"] += (self.condition(table.c),)
+
+    def _merge(self, upsert: sa.ClauseElement) -> None:
+        if self.whole.is_insert and self.whole.table in self.tables:
+            where = vars(upsert)["update_whereclause"]
+            rest = self.condition(self.whole.table.c)
+            vars(upsert)["update_whereclause"] = rest if where is None else where & rest
+
+    def _nested(self, element: Element, **_: object) -> Element:
+        if isinstance(element, sa.SelectBase):
+            return narrow_tables(element, self.tables, self.condition)
+        return element if isinstance(element, sa.Table | sa.Column) else None
+
+    def _replace(self, element: Element, **_: object) -> Element:
+        table = element.table if isinstance(element, sa.Column) else element
+        base = _unaliased(table)
+        if base not in self.tables or hash(table) in self.kept:
+            return None
+        if table not in self.remaining:
+            rows = sa.select(base).where(self.condition(base.c))
+            self.remaining[table] = rows.subquery(table.name)
+        rest = self.remaining[table]
+        return rest if table is element else rest.c[element.key]
+
+
+def _unaliased(table: Element) -> Element:
+    while isinstance(table, sa.Alias):
+        table = table.element
+    return table
+
+
+def _sides(table: Element) -> Iterator[Element]:
+    yield table
+    if isinstance(table, sa.Join):
+        yield from (*_sides(table.left), *_sides(table.right))
+
+
+def _in_rows(statement: Element, given: object) -> Iterator[object]:
+    """Yield the tables of all queries that stand among rows of values."""
+    rows = [*chain(*vars(statement).get("_multi_values", ()))]
+    rows += given if isinstance(given, list) else [given or ()]
+    for row in rows:
+        for value in row.values() if isinstance(row, Mapping) else row:
+            if isinstance(value, sa.ClauseElement):
+                yield from visitors.iterate(value)
