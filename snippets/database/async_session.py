@@ -41,9 +41,10 @@ def create_engine_and_sessions(
 
     `options` are those of `create_async_engine`. An instance stays readable after the
     commit, and a closed session stays closed. SQLite is made to enforce foreign keys,
-    and to keep a savepoint inside its transaction.
+    and to keep a savepoint inside its transaction. SQLAlchemy quotes no parameter in an
+    error or a log record, unless `hide_parameters` is false; a database still may.
     """
-    engine = create_async_engine(url, **options)
+    engine = create_async_engine(url, **{"hide_parameters": True, **options})
     if engine.dialect.name == "sqlite":
         event.listen(engine.sync_engine, "connect", _set_up_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_on_sqlite)

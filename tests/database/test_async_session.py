@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import subprocess
 import sys
 import warnings
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, assert_type
 import pytest
 from sqlalchemy import ForeignKey, Row, event, func, insert, select
 from sqlalchemy.exc import (
+    DBAPIError,
     IntegrityError,
     InvalidRequestError,
     OperationalError,
@@ -461,6 +463,23 @@ async def test_the_type_of_a_row_is_that_of_its_model(sessions: Sessions) -> Non
         rows = (await session.scalars(select(User))).all()
         assert_type(rows, Sequence[User])
         assert rows == []
+
+
+@pytest.mark.parametrize("options", [{}, {"hide_parameters": False}])
+async def test_no_parameter_is_quoted_in_an_error_or_the_log_unless_it_is_asked_for(
+    database_url: str, options: dict[str, bool], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    engine, sessions = create_engine_and_sessions(database_url, echo=True, **options)
+    nowhere = select(User).where(User.email == "hunter2")
+    with pytest.raises(DBAPIError) as refused:
+        async with session_scope(sessions) as session:
+            await session.scalars(nowhere)  # there is no such table yet
+    await engine.dispose()
+
+    assert ("hunter2" in str(refused.value)) is bool(options)
+    assert ("hunter2" in caplog.text) is bool(options)
+    assert "SELECT users.id" in caplog.text
 
 
 def test_a_factory_connects_to_nothing() -> None:
