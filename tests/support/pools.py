@@ -40,7 +40,9 @@ async def assert_pool_is_whole(engine: AsyncEngine, connections: int) -> None:
 async def serve(app: ASGIApp) -> AsyncIterator[int]:
     """Serve `app`, which is running already, on a loopback socket; yield its port."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_config=None, access_log=False, lifespan="off")
+    )
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         # The socket listens already, so a client that comes early waits for the server.
