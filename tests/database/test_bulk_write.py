@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import uuid
 from contextvars import ContextVar
 from math import ceil
@@ -678,13 +677,14 @@ async def test_the_naive_version_takes_the_caller_s_work_with_it(
         await bulk_insert(session, User, rows)
     assert await stored(session, User.email) == [("before",)]
 
-    with pytest.raises(IntegrityError, match=re.escape(rows[2]["email"])):
+    with pytest.raises(IntegrityError) as refused:
         await create_many(session, User, rows)
     await session.rollback()
+    assert "row 2" not in str(refused.value)
     assert await stored(session, User.email) == []
     proof.breaks(
         "The third of three rows violates a constraint",
-        "the error quotes the row, and what the transaction held before is lost",
+        "no error names its place, and what the transaction held before is lost",
     )
 
 
