@@ -27,8 +27,8 @@ serve: $(READY) ## browse the site on a loopback port, with live reload
 
 test: $(READY) ## all that needs no server and did not pass yet, two jobs at a time
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target \
-		patterns six-steps lint types examples notebooks
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target built machinery
+		patterns lint types examples notebooks
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target built machinery six-steps
 	@echo "test: all green on embedded backends"
 
 check: lint types guard examples ## the fast half: lint, types, guard, examples
