@@ -1,4 +1,4 @@
-"""Reading YAML with libyaml, about ten times as fast as PyYAML's own parser."""
+"""Reading YAML with libyaml, since most checks read some and PyYAML's own is slow."""
 
 from __future__ import annotations
 
