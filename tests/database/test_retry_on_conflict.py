@@ -61,6 +61,10 @@ async def increase(session: AsyncSession) -> None:
     extension.forwards_to = str(int(extension.forwards_to) + 1)
 
 
+async def no_sleep(_: float) -> None:
+    """Let the next attempt begin at once."""
+
+
 async def test_each_of_many_writers_builds_on_the_one_before(
     sessions: Sessions,
 ) -> None:
@@ -82,7 +86,13 @@ async def test_two_who_read_before_either_writes_both_count(
             await both_have_read.wait()
         await increase(session)
 
-    both = retry_on_conflict(sessions, work), retry_on_conflict(sessions, work)
+    async def until_one_has_won(_: float) -> None:
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+
+    both = [
+        asyncio.create_task(retry_on_conflict(sessions, work, sleep=until_one_has_won))
+        for _ in range(2)
+    ]
     await asyncio.gather(*both)
     assert await target(sessions) == "2"
     assert len({id(session) for session in attempts}) == len(attempts) == 3
@@ -149,8 +159,30 @@ async def test_after_the_last_attempt_the_conflict_is_raised(
             raise StaleDataError("somebody was faster")
 
         with pytest.raises(StaleDataError, match="faster"):
-            await retry_on_conflict(sessions, work, attempts=attempts)
+            await retry_on_conflict(sessions, work, attempts=attempts, sleep=no_sleep)
         assert done == attempts
+
+
+async def test_a_pause_grows_with_the_attempts_up_to_a_second(
+    sessions: Sessions,
+) -> None:
+    pauses: list[float] = []
+
+    async def work(_: AsyncSession) -> None:
+        raise StaleDataError("somebody was faster")
+
+    async def note(pause: float) -> None:
+        pauses.append(pause)
+
+    for _ in range(20):
+        with pytest.raises(StaleDataError):
+            await retry_on_conflict(sessions, work, attempts=7, sleep=note)
+    bounds = [0.1, 0.2, 0.4, 0.8, 1, 1]
+    rounds = [pauses[start : start + 6] for start in range(0, len(pauses), 6)]
+    assert len(rounds) == 20
+    for bound, nth in zip(bounds, zip(*rounds, strict=True), strict=True):
+        assert bound / 4 < max(nth) <= bound
+        assert 0 <= min(nth) < bound * 3 / 4
 
 
 @pytest.mark.parametrize("attempts", [0, -1])
