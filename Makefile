@@ -7,6 +7,8 @@ PYTEST := $(BIN)/python -m pytest --quiet
 # Each category is a job of its own.
 CATEGORIES := $(notdir $(wildcard snippets/[a-z]*))
 SIX_STEPS := tests/drift/test_six_steps.py
+# Zensical, the site generator that succeeds the present one.
+SUCCESSOR := tests/site/test_zensical.py
 # What is not older than these passed as it is. A new clone has passed nothing.
 MACHINERY := $(shell find catalogue tests/drift tests/examples tests/support -name '*.py') \
 	Makefile README.md docs/matrix.yaml mkdocs.yml pyproject.toml
@@ -14,10 +16,12 @@ TOLD := $(wildcard notebooks/*.ipynb) $(shell find catalogue/notebooks snippets 
 port ?= 8000
 
 export NO_MKDOCS_2_WARNING := 1
+# A dozen processes import and rewrite the same modules.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test check test-real test-site test-lowest fix bench lock site \
-	lint types examples patterns $(CATEGORIES) six-steps machinery notebooks guard html built
+	lint types examples patterns $(CATEGORIES) six-steps machinery notebooks guard html successor
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -28,7 +32,8 @@ serve: $(READY) ## browse the site on a loopback port, with live reload
 test: $(READY) ## all that needs no server and did not pass yet, two jobs at a time
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target \
 		patterns lint types examples notebooks
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target built machinery six-steps
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target \
+		machinery six-steps site guard html successor
 	@echo "test: all green on embedded backends"
 
 check: lint types guard examples ## the fast half: lint, types, guard, examples
@@ -107,14 +112,11 @@ build/notebooks.passed: $(READY) $(TOLD)
 guard: $(READY)
 	@$(BIN)/python -m catalogue check
 
-# One after the other: each needs what the one before it wrote.
-built: $(READY)
-	@$(MAKE) --no-print-directory guard
-	@$(MAKE) --no-print-directory site
-	@$(MAKE) --no-print-directory html
+html: site
+	@$(PYTEST) tests/site --ignore=tests/site/browser --ignore=$(SUCCESSOR)
 
-html: $(READY)
-	@$(PYTEST) tests/site --ignore=tests/site/browser
+successor: site
+	@$(PYTEST) $(SUCCESSOR)
 
 # The .pth file lets `import snippets` work in notebooks and scripts of any folder.
 $(READY): requirements.txt

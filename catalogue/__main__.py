@@ -7,6 +7,7 @@ line on stderr), 2 when the command itself is.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import subprocess
 import sys
@@ -147,4 +148,5 @@ def _show(root: Path, options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    gc.set_threshold(200_000)  # else half the time of the guard goes into looking again
     sys.exit(main())

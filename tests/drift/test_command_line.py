@@ -11,12 +11,11 @@ import pytest
 from catalogue import record
 from catalogue.__main__ import main
 from catalogue.patterns import discover
+from tests.support.small_tree import MATRIX, NAIVE, PAGE, SmallTree
 from tests.support.trees import copy_tree
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-PAGE = "docs/patterns/database/repository.md"
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +30,12 @@ def tree(tmp_path: Path) -> Path:
     return copy_tree(tmp_path)
 
 
+@pytest.fixture
+def small(tmp_path: Path) -> SmallTree:
+    """Give a small catalogue without a fault."""
+    return SmallTree.at(tmp_path)
+
+
 def complaint(capsys: pytest.CaptureFixture[str]) -> str:
     """Return the one line on stderr."""
     lines = capsys.readouterr().err.splitlines()
@@ -38,59 +43,37 @@ def complaint(capsys: pytest.CaptureFixture[str]) -> str:
     return lines[0]
 
 
-def edit(path: Path, old: str, new: str) -> None:
-    """Replace text that must be there."""
-    text = path.read_text("utf-8")
-    assert old in text
-    path.write_text(text.replace(old, new, 1), "utf-8")
-
-
 @pytest.mark.parametrize("command", ["check", "render", "list"])
 def test_broken_front_matter_is_named_with_file_and_line(
-    tree: Path, command: str, capsys: pytest.CaptureFixture[str]
+    small: SmallTree, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    edit(tree / PAGE, "maturity: new", "maturity: perfect")
-    assert main([command], tree) == 1
+    small.replace(PAGE, "maturity: new", "maturity: perfect")
+    assert main([command], small.root) == 1
     line = complaint(capsys)
     assert line.startswith(f"{PAGE}:")
     assert "'maturity'" in line
 
 
 def test_an_include_that_points_nowhere_is_named(
-    tree: Path, capsys: pytest.CaptureFixture[str]
+    small: SmallTree, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    include = '--8<-- "snippets/database/repository_naive.py"'
-    edit(tree / PAGE, include, include.replace("naive", "nave"))
-    number = (
-        (tree / PAGE)
-        .read_text("utf-8")
-        .splitlines()
-        .index(
-            next(
-                line
-                for line in (tree / PAGE).read_text("utf-8").splitlines()
-                if "repository_nave.py" in line and "8<" in line
-            )
-        )
-    )
-    assert main(["check"], tree) == 1
-    errors = capsys.readouterr().err.splitlines()
-    assert any(
-        line.startswith(f"{PAGE}:{number + 1}: ") and "repository_nave.py" in line
-        for line in errors
-    ), errors
+    nowhere = f'--8<-- "{NAIVE.replace("naive", "nave")}"'
+    small.replace(PAGE, f'--8<-- "{NAIVE}"', nowhere)
+    assert main(["check"], small.root) == 1
+    place = f"{PAGE}:{small.line(PAGE, nowhere)}: "
+    said = capsys.readouterr().err.splitlines()
+    assert any(line.startswith(place) and "_nave.py" in line for line in said), said
 
 
 @pytest.mark.parametrize("command", ["check", "render"])
 def test_a_matrix_row_with_an_unknown_pattern_is_named(
-    tree: Path, command: str, capsys: pytest.CaptureFixture[str]
+    small: SmallTree, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    claim = "pattern: database/repository"
-    edit(tree / "docs/matrix.yaml", claim, claim.replace("ository", "ozitory"))
-    assert main([command], tree) == 1
+    small.replace(MATRIX, "telephony/call_forwarding", "telephony/call_fourwarding")
+    assert main([command], small.root) == 1
     line = capsys.readouterr().err.splitlines()[0]
-    assert line.startswith("docs/matrix.yaml:")
-    assert "database/repozitory" in line
+    assert line.startswith(f"{MATRIX}:")
+    assert "telephony/call_fourwarding" in line
 
 
 @pytest.mark.parametrize("command", ["render", "prove", "serve", "list"])
