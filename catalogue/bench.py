@@ -18,7 +18,6 @@ import json
 import math
 import os
 import platform
-import re
 import statistics
 import subprocess
 import sys
@@ -27,14 +26,16 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from functools import cache
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any, Literal, TextIO
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from catalogue import markup
+from catalogue.distributions import providers
 from catalogue.errors import CatalogueError
 from catalogue.patterns import ROOT, Pattern
 from catalogue.record import sha256
@@ -431,26 +432,15 @@ def _libraries(root: Path) -> dict[str, str]:
     requirements: list[str] = list(project.get("dependencies", []))
     for extra in project.get("optional-dependencies", {}).values():
         requirements += extra
-    declared = {
-        _normal(re.split(r"[^\w.-]", line, maxsplit=1)[0]) for line in requirements
-    }
+    declared = {canonicalize_name(Requirement(text).name) for text in requirements}
     loaded = {name.partition(".")[0] for name in sys.modules}
     names = {
         name
-        for module, distributions in _distributions().items()
+        for module, distributions in providers().items()
         if module in loaded
-        for name in map(_normal, distributions)
+        for name in map(canonicalize_name, distributions)
     }
     return {name: importlib.metadata.version(name) for name in sorted(declared & names)}
-
-
-@cache
-def _distributions() -> Mapping[str, list[str]]:
-    return importlib.metadata.packages_distributions()
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _table(group: GroupResult) -> str:

@@ -13,17 +13,17 @@ import subprocess
 import sys
 from collections import defaultdict
 from datetime import UTC, datetime
-from functools import cache
-from importlib.metadata import packages_distributions, version
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import pytest
 
 from catalogue import record
+from catalogue.distributions import providers
 from catalogue.patterns import Pattern, discover
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Mapping
+    from collections.abc import Generator, Iterable
     from pathlib import Path
 
 KINDS = {
@@ -272,14 +272,8 @@ def _commit(root: Path) -> str:
     return f"{commit}+" if changed else commit or "no commit"
 
 
-@cache
-def _distributions() -> Mapping[str, list[str]]:
-    return packages_distributions()
-
-
 def _versions(root: Path, pattern: Pattern) -> dict[str, str]:
     """Return the versions of Python and of every distribution that the files import."""
-    distributions = _distributions()
     imported: set[str] = set()
     for path in pattern.files:
         for node in ast.walk(ast.parse((root / path).read_text("utf-8"))):
@@ -287,6 +281,6 @@ def _versions(root: Path, pattern: Pattern) -> dict[str, str]:
                 imported |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 imported.add(node.module.partition(".")[0])
-    names = {name for top in imported for name in distributions.get(top, [])[:1]}
+    names = {name for top in imported for name in providers().get(top, [])[:1]}
     python = ".".join(str(part) for part in sys.version_info[:3])
     return {"Python": python, **{name: version(name) for name in sorted(names)}}

@@ -204,12 +204,3 @@ def unproven(record: Record, patterns: Iterable[Pattern]) -> list[Pattern]:
         for pattern in patterns
         if not ((known := record.valid(pattern)) and known.passed and known.embedded)
     ]
-
-
-def unverified(record: Record, patterns: Iterable[Pattern]) -> list[Pattern]:
-    """Return the patterns without a valid record of passed tests."""
-    return [
-        pattern
-        for pattern in patterns
-        if not ((known := record.valid(pattern)) and known.passed)
-    ]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from packaging.utils import canonicalize_name
 
-from catalogue.guard.tree import Problem, providers
+from catalogue.distributions import providers
+from catalogue.guard.tree import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

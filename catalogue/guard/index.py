@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from packaging.utils import canonicalize_name
 
-from catalogue.guard.tree import providers
+from catalogue.distributions import providers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,7 +8,6 @@ import re
 import tomllib
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
-from importlib.metadata import packages_distributions
 from typing import TYPE_CHECKING, Any
 
 from packaging.requirements import Requirement
@@ -21,7 +20,6 @@ from catalogue.guard.page import Page, Reader
 from catalogue.patterns import Pattern, discover
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
 PLACED = re.compile(r"(?P<path>[^:\n]+):(?P<line>\d+): (?P<message>.+)", re.DOTALL)
@@ -29,12 +27,6 @@ GENERATED = {"build", "node_modules", "__pycache__"}
 GENERATED_DOCS = "docs/data/"
 HIDDEN_ROOMS = {".ci", ".github"}
 PIN = re.compile(r"(?m)^(?P<name>[A-Za-z0-9][\w.-]*)==(?P<version>[^\s;\\]+)")
-
-
-@cache
-def providers() -> Mapping[str, list[str]]:
-    """Return the distributions that install each package of this environment."""
-    return packages_distributions()
 
 
 @cache
