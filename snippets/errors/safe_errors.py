@@ -1,20 +1,21 @@
 """Answer what nothing else answered, without a word of what went wrong.
 
 It surrounds the finished application, since the framework sends its 500 from outside of
-all middleware. An exception that nobody handled is logged once, with its traceback and
-the request's id, and given to a hook; the client gets a problem document that says 500.
-What middleware raises as `HTTPException` or sends as plain text, such as an early 413,
-and every 5xx that is no problem document yet become one too, with the headers they had.
+all middleware. An unhandled exception is logged once, with its traceback and the id of
+the request, and given to a hook; the client gets a problem document that says 500. Plain
+text of a 4xx becomes one too, with its headers, and so does a 5xx that is none.
 
-A request that was cancelled or whose client has left is not answered. If an answer has
-begun, `ResponseCutOffError` is raised, so that the server closes the connection: half
-of an answer must not look whole. Websockets pass untouched, and so does what a layer
-outside raises when it is sent something.
+Half an answer must not look whole: `ResponseCutOffError` makes the server cut it off. A
+client that left is not answered; so a server says by `ConnectionError`, or an `OSError`
+of a class not Python's. What else a layer outside raises then passes, as do websockets.
 """
 
 import logging
+import re
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from inspect import iscoroutinefunction
 
 from fastapi import FastAPI
 from fastapi.datastructures import Headers
@@ -22,17 +23,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from snippets.errors.problem_details import (
-    CLIENT_ERROR,
-    MEDIA_TYPE,
-    SERVER_ERROR,
-    problem_response,
-    request_id,
-)
+from snippets.errors.problem_details import MEDIA_TYPE, problem_response, request_id
 
+CLIENT_ERROR, SERVER_ERROR = 400, 500
+DROPPED_4XX = re.compile(rb"(?i)content-(?!security)|etag|last-modified|transfer-")
+DROPPED_5XX = re.compile(rb"(?i)(?!retry-after$)")
+FAILED = "request %(request_id)s failed"
 OnError = Callable[[Exception, Scope], object]
-REPLACED = {b"content-type", b"content-length", b"content-encoding"}
-
 logger = logging.getLogger(__name__)
 
 
@@ -45,24 +42,23 @@ def install_safety_net(
 ) -> ASGIApp:
     """Return the application to serve in place of `app`.
 
-    `on_error` is given each unhandled exception after it was logged and answered.
-    Raises `ValueError` for one with `debug=True`, which shows tracebacks, unless the
-    environment is development or test.
+    `on_error`, no coroutine, is given what is logged. Raises `ValueError` for one that
+    is, and for `debug=True`, which shows tracebacks, unless in development or test.
     """
     if app.debug and environment not in ("development", "test"):
         raise ValueError(f"debug output in environment {environment!r}")
-    return SafetyNet(app, debug=app.debug, on_error=on_error)
+    if iscoroutinefunction(on_error):
+        raise ValueError("nobody would await the hook")
+    return SafetyNet(app, app.debug, on_error or SafetyNet.on_error)
 
 
+@dataclass
 class SafetyNet:
     """The ASGI application around another; `install_safety_net` makes it."""
 
-    def __init__(
-        self, app: ASGIApp, *, debug: bool = False, on_error: OnError | None = None
-    ) -> None:
-        """Surround an application."""
-        self.app, self.debug = app, debug
-        self.on_error = on_error or (lambda *_: None)
+    app: ASGIApp
+    debug: bool = False
+    on_error: OnError = lambda *_: None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on what is safe to send, and replace what is not."""
@@ -71,26 +67,28 @@ class SafetyNet:
             return
         answer = _Answer(scope, receive, send, debug=self.debug)
         try:
-            await self.app(scope, receive, answer.send)
-            await answer.replace()
-        except ClientDisconnect:
-            return  # nobody is there to be answered
+            await self.app(scope, answer.receive, answer.send)
+            answer.check()
         except Exception as error:
-            if error is answer.refused:
+            gone, cause = isinstance(error, ClientDisconnect), error.__context__
+            if answer.refused in (error, cause):
                 raise
-            known = error if isinstance(error, HTTPException) else HTTPException(500)
-            if known.status_code < SERVER_ERROR and not answer.started:
-                await answer.fail(known)  # middleware raised it, past the handlers
-                return
-            named = request_id(scope)
-            logger.exception("request %s failed", named, extra={"request_id": named})
-            cut_off = answer.started and not answer.complete
+            if not (gone and answer.left):  # as Starlette says of any failing stream
+                failure = cause if gone and isinstance(cause, OSError) else error
+                await self._fail(answer, failure, scope)
+
+    async def _fail(self, answer: "_Answer", error: Exception, scope: Scope) -> None:
+        known = error if isinstance(error, HTTPException) else HTTPException(500)
+        named = {"request_id": request_id(scope)}
+        if answer.started or known.status_code >= SERVER_ERROR:
+            logger.error(FAILED, named, exc_info=error, extra=named)
             try:
-                await answer.fail(known)
-            finally:
                 self.on_error(error, scope)
-            if cut_off:
-                raise ResponseCutOffError(f"request {named}") from None
+            except Exception:
+                logger.exception("the hook failed", extra=named)
+        if answer.started and not answer.complete:
+            raise ResponseCutOffError(f"request {named['request_id']}") from None
+        await answer.fail(known)
 
 
 class _Answer:
@@ -98,52 +96,54 @@ class _Answer:
 
     def __init__(self, *asgi: *tuple[Scope, Receive, Send], debug: bool) -> None:
         (self._scope, self._receive, self._send), self._debug = asgi, debug
-        self._held: Message | None = None
-        self.refused: Exception | None = None
-        self.started = self.complete = False
+        self._held: Message = {}
+        self.refused = Exception()  # is none yet
+        self.left = self.started = self.complete = False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self.left = self.left or message["type"] == "http.disconnect"
+        return message
 
     async def send(self, message: Message) -> None:
-        """Send what the application sends, or hold it to be replaced."""
+        begins = message["type"] == "http.response.start"
         ends = message["type"] == "http.response.body" and not message.get("more_body")
-        if message["type"] == "http.response.start" and self._is_unfit(message):
+        if begins and self._is_unfit(message):
             self._held = message
-        elif self._held is None:
-            await self._forward(message)
-        elif ends and self._held["status"] < SERVER_ERROR:
-            await self.replace()  # a 5xx waits: its client may have left
+        elif self._held:
+            if ends and self._held["status"] < SERVER_ERROR:
+                await self.fail(HTTPException(self._held["status"]))
+        elif not self.complete:
+            self.started = self.started or begins
+            try:
+                await self._send(message)
+            except Exception as error:
+                python = type(error).__module__ == "builtins"
+                if isinstance(error, ConnectionError if python else OSError):
+                    self.left = True
+                    raise ClientDisconnect from error
+                self.refused = error
+                raise
+            self.complete = ends
 
-    async def replace(self) -> None:
-        """Send a problem document in place of what is held, if anything is."""
-        held, self._held = self._held, None
-        if held is not None and not self.started:
-            response = problem_response(self._scope, HTTPException(held["status"]))
-            kept = [pair for pair in held["headers"] if pair[0].lower() not in REPLACED]
-            response.raw_headers = [*kept, *response.raw_headers]
-            await response(self._scope, self._receive, self._forward)
+    def check(self) -> None:
+        if self._held:  # a 5xx, until now, as its client may have left
+            raise HTTPException(self._held["status"])
+        if not self.started and not self.left:
+            raise RuntimeError("the application returned without an answer")
 
     async def fail(self, error: HTTPException) -> None:
         """Answer with an error if nothing was sent yet, and somebody is there."""
+        held, self._held = self._held.get("headers", ()), {}
         if not self.started:
+            dropped = DROPPED_5XX if error.status_code >= SERVER_ERROR else DROPPED_4XX
             response = problem_response(self._scope, error)
+            response.raw_headers += [one for one in held if not dropped.match(one[0])]
             with suppress(ClientDisconnect):
-                await response(self._scope, self._receive, self._forward)
-
-    async def _forward(self, message: Message) -> None:
-        if self.complete:
-            return
-        self.started = self.started or message["type"] == "http.response.start"
-        try:
-            await self._send(message)
-        except OSError as error:  # so a server says that the client has left
-            raise ClientDisconnect from error
-        except Exception as error:
-            self.refused = error
-            raise
-        if message["type"] == "http.response.body":
-            self.complete = not message.get("more_body", False)
+                await response(self._scope, self._receive, self.send)
 
     def _is_unfit(self, start: Message) -> bool:
-        media_type = Headers(raw=start["headers"]).get("content-type", "")
+        media_type = Headers(raw=start.get("headers", ())).get("content-type", "")
         kind = media_type.partition(";")[0].strip().lower()
         if start["status"] >= SERVER_ERROR:
             return kind != MEDIA_TYPE and not self._debug

@@ -1,6 +1,7 @@
 """What leaves an application with a safety net when something goes wrong in it."""
 
 import asyncio
+import gzip
 import logging
 from collections.abc import AsyncIterator, Callable
 
@@ -11,10 +12,11 @@ from fastapi.responses import JSONResponse
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 from starlette.background import BackgroundTask
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse, StreamingResponse
-from starlette.types import ASGIApp, Message, Scope
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from catalogue.plugin import Proof
 from snippets.errors import safe_errors_naive
@@ -260,9 +262,21 @@ async def test_an_error_in_middleware_is_answered_as_one_in_a_handler(
     exchange = Exchange(net, "/fails", method=method)
     await exchange.run()
 
-    headers = dict(exchange.starts[0]["headers"])
+    (start,) = exchange.starts
+    assert start["status"] == 500
+    headers = dict(start["headers"])
     assert headers[b"content-type"] == PROBLEM.encode()
-    assert (exchange.body == b"") is (method == "HEAD")
+    whole = Exchange(net, "/fails")
+    await whole.run()
+    assert headers[b"content-length"] == str(len(whole.body)).encode()
+    assert exchange.body == (b"" if method == "HEAD" else whole.body)
+    assert whole.document() == {
+        "type": "about:blank",
+        "title": "Internal Server Error",
+        "status": 500,
+        "instance": "/fails",
+        "request_id": "request-7",
+    }
 
 
 @pytest.mark.parametrize(("status", "logged"), [(429, 0), (503, 1)])
@@ -328,6 +342,108 @@ async def test_what_middleware_answers_as_plain_text_is_a_problem_with_its_heade
     assert response.headers.get_list("vary") == ["Origin", "Cookie"]
     stranger = await client.get("/limited", headers={"host": "evil.example"})
     problem(stranger, 400)
+
+
+async def test_a_replaced_5xx_keeps_retry_after_only_and_is_logged_once(
+    app: FastAPI, client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    headers = {"X-Error": CANARY, "retry-after": "7", "ETag": CANARY}
+    app.add_api_route("/busy", lambda: PlainTextResponse(CANARY, 503, headers))
+
+    response = await client.get("/busy")
+
+    problem(response, 503)
+    assert response.headers["retry-after"] == "7"
+    names = {"retry-after", "content-type", "content-length", "x-request-id"}
+    assert set(response.headers) == names
+    (record,) = records(caplog)
+    assert record.levelno == logging.ERROR
+    assert record.exc_info
+    assert str(record.exc_info[1]) == "503: Service Unavailable"
+    assert record.__dict__["request_id"] == response.headers["x-request-id"]
+
+
+async def test_a_replaced_4xx_has_no_header_that_told_of_the_old_body(
+    app: FastAPI, client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    about = {
+        "Content-Disposition": "attachment",
+        "Content-Encoding": "gzip",
+        "Content-Language": "en",
+        "Content-Location": "/old",
+        "Content-Range": "bytes 0-1/2",
+        "ETag": '"7"',
+        "Last-Modified": "Fri, 27 Nov 2026 00:00:00 GMT",
+        "Transfer-Encoding": "chunked",
+    }
+    kept = {"Content-Security-Policy": "default-src 'none'", "X-Own": "1"}
+    answer = PlainTextResponse("no", 404, about | kept)
+    app.add_api_route("/gone", lambda: answer)
+
+    response = await client.get("/gone")
+
+    problem(response, 404)
+    assert not {name.lower() for name in about} & set(response.headers)
+    assert {name.lower() for name in kept} < set(response.headers)
+    assert records(caplog) == []
+
+
+@pytest.mark.parametrize("status", [404, 500])
+async def test_a_packed_error_is_replaced_by_one_that_is_not_packed(
+    app: FastAPI, client: httpx.AsyncClient, status: int
+) -> None:
+    app.add_middleware(GZipMiddleware, minimum_size=1)
+    app.add_api_route("/packed", lambda: PlainTextResponse(CANARY * 100, status))
+    by_hand = PlainTextResponse(gzip.compress(b"x"), status)
+    by_hand.headers["Content-Encoding"] = "gzip"
+    app.add_api_route("/packed-by-hand", lambda: by_hand)
+    for path in ("/packed", "/packed-by-hand"):
+        response = await client.get(path)
+        assert CANARY not in response.text
+        problem(response, status)
+
+
+async def test_an_answer_whose_start_has_no_headers_is_replaced_or_passed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for status, body in ((200, b"fine"), (404, b"{"), (500, b"{")):
+
+        async def bare(_: Scope, __: Receive, send: Send, status: int = status) -> None:
+            await send({"type": "http.response.start", "status": status})
+            await send({"type": "http.response.body", "body": b"fine"})
+
+        exchange = Exchange(SafetyNet(bare))
+        await exchange.run()
+        assert exchange.body.startswith(body)
+        assert exchange.starts[0]["status"] == status
+    assert len(records(caplog)) == 1  # of the replaced 500
+
+
+async def test_an_application_that_answers_nothing_is_answered_for(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def silent(*_: object) -> None:
+        pass
+
+    exchange = Exchange(SafetyNet(silent))
+    await exchange.run()
+
+    assert exchange.document()["status"] == 500
+    (record,) = records(caplog)
+    assert record.exc_info
+    assert "returned without an answer" in str(record.exc_info[1])
+
+
+async def test_an_application_that_answers_nobody_who_is_there_is_let_be(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def patient(_: Scope, receive: Receive, __: Send) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    exchange = Exchange(SafetyNet(patient))
+    await exchange.run()
+    assert (exchange.sent, records(caplog)) == ([], [])
 
 
 async def test_an_error_answer_that_says_what_it_is_passes_as_it_is(
@@ -448,34 +564,128 @@ async def test_a_cancelled_request_is_neither_answered_nor_logged(
 async def test_a_client_that_left_is_not_answered_and_no_error_is_logged(
     app: FastAPI, net: ASGIApp, caplog: pytest.LogCaptureFixture
 ) -> None:
-    exchange = Exchange(net, "/voicemails", method="POST", chunks=[])
+    @app.post("/left")
+    async def left(request: Request) -> None:
+        async for _ in request.stream():
+            pass
+
+    exchange = Exchange(net, "/left", method="POST", chunks=[])
     await exchange.run()
 
     assert exchange.sent == []
     assert records(caplog) == []
 
-    @app.get("/left")
-    async def left() -> None:
+
+async def test_a_disconnect_of_something_else_is_a_failure(
+    app: FastAPI, net: ASGIApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.get("/upstream")
+    async def upstream() -> None:
         raise ClientDisconnect
 
-    exchange = Exchange(net, "/left")
+    exchange = Exchange(net, "/upstream")
     await exchange.run()
-    assert exchange.sent == []
+
+    assert exchange.document()["status"] == 500
+    assert len(records(caplog)) == 1
 
 
-@pytest.mark.parametrize("path", ["/fails", "/nothing"])
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("kind", [ConnectionRefusedError, TimeoutError, OSError])
+async def test_an_os_error_of_a_streamed_body_is_a_failure_and_not_a_disconnect(
+    app: FastAPI,
+    net: ASGIApp,
+    caplog: pytest.LogCaptureFixture,
+    kind: type[OSError],
+    *,
+    first: bool,
+) -> None:
+    async def recording() -> AsyncIterator[bytes]:
+        if not first:
+            yield b"half"
+        raise kind(CANARY)
+
+    app.add_api_route("/recording", lambda: StreamingResponse(recording()))
+    exchange = Exchange(net, "/recording")
+    with pytest.raises(ResponseCutOffError):
+        await exchange.run()
+
+    assert exchange.body == (b"" if first else b"half")
+    (record,) = records(caplog)
+    assert record.exc_info
+    assert type(record.exc_info[1]) is kind
+
+
+class ClientLeftError(OSError):
+    """What a server of ASGI 2.4 raises of its own."""
+
+
+@pytest.mark.parametrize("kind", [ClientLeftError, BrokenPipeError])
+@pytest.mark.parametrize("path", ["/fails", "/nothing", "/pieces"])
 async def test_a_client_that_leaves_during_the_answer_is_no_error_of_the_service(
-    app: FastAPI, net: ASGIApp, caplog: pytest.LogCaptureFixture, path: str
+    app: FastAPI,
+    net: ASGIApp,
+    caplog: pytest.LogCaptureFixture,
+    path: str,
+    kind: type[OSError],
 ) -> None:
     fails(app, plain)
+    app.add_api_route("/pieces", lambda: StreamingResponse(iter("ab")))
 
     async def leave(_: Message) -> None:
-        raise OSError("the connection is closed")
+        raise kind("the connection is closed")
 
     await Exchange(net, path, before_send=leave).run()
 
     assert "the connection is closed" not in log_text(caplog)
     assert len(records(caplog)) == (path == "/fails")
+
+
+@pytest.mark.parametrize("kind", [TimeoutError, PermissionError, OSError])
+@pytest.mark.parametrize("path", ["/nothing", "/pieces"])
+async def test_an_os_error_of_a_layer_outside_is_no_client_that_left(
+    app: FastAPI,
+    net: ASGIApp,
+    caplog: pytest.LogCaptureFixture,
+    path: str,
+    kind: type[OSError],
+) -> None:
+    app.add_api_route("/pieces", lambda: StreamingResponse(iter("ab")))
+
+    async def fail(_: Message) -> None:
+        raise kind("the disk of the access log is full")
+
+    with pytest.raises((kind, ClientDisconnect)) as raised:
+        await Exchange(net, path, before_send=fail).run()
+    error = raised.value.__context__ if path == "/pieces" else raised.value
+    assert type(error) is kind
+    assert records(caplog) == []
+
+
+def test_a_hook_that_would_never_be_awaited_is_refused() -> None:
+    async def hook(_: Exception, __: Scope) -> None:
+        raise AssertionError
+
+    with pytest.raises(ValueError, match="hook"):
+        install_safety_net(FastAPI(), environment="production", on_error=hook)
+
+
+async def test_a_hook_that_fails_is_logged_and_the_answer_is_the_same(
+    app: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    def hook(error: Exception, _: Scope) -> None:
+        raise LookupError("no such project") from error
+
+    fails(app, plain)
+    net = install_safety_net(app, environment="production", on_error=hook)
+    exchange = Exchange(net, "/fails")
+    await exchange.run()
+
+    assert exchange.document()["status"] == 500
+    kinds = [one.exc_info and one.exc_info[0] for one in records(caplog)]
+    assert kinds == [RuntimeError, LookupError]
+    ids = [vars(one)["request_id"] for one in records(caplog)]
+    assert ids == ["request-7"] * 2
 
 
 async def test_other_scopes_pass_untouched() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from starlette.responses import StreamingResponse
 
 from snippets.errors.problem_details import install_problem_handlers
@@ -98,15 +98,26 @@ async def test_both_413s_are_problems_over_a_socket(client: httpx.AsyncClient) -
 
 
 async def test_a_client_that_hangs_up_half_way_is_logged_as_no_error(
-    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+    app: FastAPI, client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    @app.post("/recordings")
+    async def record(request: Request) -> None:
+        try:
+            async for _ in request.stream():
+                began.set()
+        finally:
+            ended.set()
+
     host, port = client.base_url.host, client.base_url.port
     _, writer = await asyncio.open_connection(host, port)
-    head = b"POST /voicemails HTTP/1.1\r\nHost: pbx\r\nContent-Length: 99\r\n"
-    writer.write(head + b"Content-Type: application/json\r\n\r\n{")
-    await writer.drain()
+    head = b"POST /recordings HTTP/1.1\r\nHost: pbx\r\nContent-Length: 99\r\n\r\n{"
+    writer.write(head)
+    await asyncio.wait_for(began.wait(), 5)
     writer.close()
     await writer.wait_closed()
 
+    await asyncio.wait_for(ended.wait(), 5)
     problem(await client.get("/nothing"), 404)
     assert [one for one in records(caplog) if one.levelname == "ERROR"] == []
