@@ -50,6 +50,8 @@ def raise_for_problem(errors: Errors) -> Callable[[httpx.Response], Awaitable[No
     """Return a response hook for `httpx.AsyncClient`; `errors` are the known types.
 
     A type is compared as it is written in the document, whether relative or absolute.
+    A hook sees each answer before an `auth` that has to see a 401 first, such as
+    `httpx.DigestAuth`: with one, call what is returned yourself, on streamed answers.
     """
 
     async def check(response: httpx.Response) -> None:
@@ -93,7 +95,10 @@ async def _body(response: httpx.Response) -> bytes:
     if encoding != "gzip":
         raise ValueError("packed in another way")
     unpack = zlib.decompressobj(zlib.MAX_WBITS | 16)
-    return unpack.decompress(packed, MOST_BYTES)  # a document cut off is no JSON
+    body = unpack.decompress(packed, MOST_BYTES + 1)
+    if len(body) > MOST_BYTES or not unpack.eof:
+        raise ValueError("too long, or cut off")
+    return body
 
 
 def _text(document: Mapping[str, Any], name: str) -> str | None:

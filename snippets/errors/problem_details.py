@@ -132,7 +132,7 @@ def _plain(members: Mapping[str, object]) -> Iterator[tuple[str, object]]:
     keep_nan = ConfigDict(ser_json_inf_nan="constants")  # for `json` to refuse it
     adapter = TypeAdapter[object](object, config=keep_nan)
     for name, value in members.items():
-        with suppress(TypeError, ValueError):
+        with suppress(Exception):  # whatever a member of the service's own raises
             plain = adapter.dump_python(value, mode="json")
             yield name, json.loads(json.dumps(plain, allow_nan=False))
 

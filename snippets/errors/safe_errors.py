@@ -2,8 +2,8 @@
 
 It surrounds the finished application, since the framework sends its 500 from outside of
 all middleware. An unhandled exception is logged once, with its traceback and the id of
-the request, and given to a hook; the client gets a problem document that says 500. Plain
-text of a 4xx becomes one too, with its headers, and so does a 5xx that is none.
+the request, and given to a hook; the client gets a problem document that says 500. A
+plain text 4xx becomes one too, with its headers, and so does a 5xx that is none.
 
 Half an answer must not look whole: `ResponseCutOffError` makes the server cut it off. A
 client that left is not answered; so a server says by `ConnectionError`, or an `OSError`

@@ -181,6 +181,63 @@ async def test_the_limit_is_that_of_the_document_packed_or_not(
     assert isinstance(error, TakenError) is known
 
 
+@pytest.mark.parametrize(
+    "packed",
+    [
+        gzip.compress(b'{"type": "/problems/taken"}' + b" " * 10_000_000),
+        gzip.compress(b'{"type": "/problems/taken"}')[:-8],
+        gzip.compress(b'{"type": "/problems/taken"}')[:-1],
+    ],
+    ids=["white space", "no trailer", "half a trailer"],
+)
+async def test_a_packed_document_that_is_cut_off_is_a_generic_error(
+    packed: bytes,
+) -> None:
+    headers = {**HEADERS, "content-encoding": "gzip"}
+    error = await raised(
+        httpx.Response(409, stream=Chunks(iter([packed])), headers=headers)
+    )
+    assert type(error) is ProblemError
+
+
+async def test_names_of_media_types_and_encodings_have_no_case() -> None:
+    packed = gzip.compress(b'{"type": "/problems/taken"}')
+    headers = {
+        "content-type": "Application/Problem+JSON; charset=utf-8",
+        "content-encoding": "GZIP",
+    }
+    error = await raised(
+        httpx.Response(409, stream=Chunks(iter([packed])), headers=headers)
+    )
+    assert isinstance(error, TakenError)
+
+
+async def test_a_challenge_is_raised_before_digest_sees_it_unless_called_by_hand() -> (
+    None
+):
+    def challenge(request: httpx.Request) -> httpx.Response:
+        if "authorization" in request.headers:
+            body = {"type": "/problems/taken"}
+            return httpx.Response(409, json=body, headers=HEADERS)
+        digest = 'Digest realm="pbx", nonce="7", qop="auth"'
+        return httpx.Response(401, headers={"www-authenticate": digest})
+
+    transport, auth = httpx.MockTransport(challenge), httpx.DigestAuth("ada", "pin")
+    check = raise_for_problem({"/problems/taken": TakenError})
+    hooks = {"response": [check]}
+    async with httpx.AsyncClient(transport=transport, event_hooks=hooks) as client:
+        with pytest.raises(ProblemError) as error:
+            await client.get("http://pbx", auth=auth)
+        assert error.value.status == 401
+
+    async with (
+        httpx.AsyncClient(transport=transport) as client,
+        client.stream("GET", "http://pbx", auth=auth) as response,
+    ):
+        with pytest.raises(TakenError):
+            await check(response)
+
+
 @pytest.mark.parametrize("encoding", ["br", "gzip", "deflate"])
 async def test_an_encoding_that_is_not_gzip_or_no_true_gzip_is_a_generic_error(
     encoding: str,

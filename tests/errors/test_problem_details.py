@@ -1,7 +1,7 @@
 """What a client is told by an application that answers with problem documents."""
 
 import http.client
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from decimal import Decimal
 from typing import Annotated
 from uuid import UUID
@@ -9,6 +9,7 @@ from uuid import UUID
 import httpx
 import pytest
 from fastapi import APIRouter, FastAPI, Form, HTTPException, WebSocket
+from pydantic import BaseModel, computed_field
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import StreamingResponse
 
@@ -25,6 +26,21 @@ from tests.support.problems import CANARY, Exchange, client_of, problem, records
 
 CYCLE: list[object] = []
 CYCLE.append(CYCLE)
+
+
+class Computed(BaseModel):
+    """A model with a member that fails as it is computed."""
+
+    @computed_field
+    def owner(self) -> str:
+        """Fail with an error that is no `ValueError`."""
+        raise KeyError(CANARY)
+
+
+def failing() -> Iterator[int]:
+    """Yield, and fail."""
+    yield 1
+    raise ZeroDivisionError
 
 
 class Unprintable:
@@ -134,7 +150,7 @@ async def test_a_malformed_form_is_a_problem_of_status_400(
 async def test_headers_of_a_4xx_are_kept_except_those_of_the_body(
     app: FastAPI, client: httpx.AsyncClient
 ) -> None:
-    own = {"Content-Type": "text/html", "content-length": "9999"}
+    own = {"CONTENT-TYPE": "text/html", "Content-Length": "9999"}
     challenge = {"WWW-Authenticate": 'Bearer realm="pbx"', **own}
     fails(app, HTTPException(401, headers=challenge), "/401")
     fails(app, HTTPException(429, headers={"Retry-After": "7"}), "/429")
@@ -151,7 +167,7 @@ async def test_headers_of_a_4xx_are_kept_except_those_of_the_body(
 async def test_a_5xx_keeps_its_type_its_title_and_retry_after_and_nothing_else(
     app: FastAPI, client: httpx.AsyncClient
 ) -> None:
-    headers = {"Retry-After": "7", "X-Error": CANARY}
+    headers = {"RETRY-AFTER": "7", "X-Error": CANARY}
     kind = ProblemType("/problems/busy", "The service is busy")
     members = {"dsn": CANARY}
     fails(
@@ -226,6 +242,8 @@ def test_a_type_that_is_no_uri_reference_is_refused_when_raised(uri: str) -> Non
         CYCLE,
         10**5000,
         {"nested": {"deep": object()}},
+        Computed(),
+        failing(),
     ],
     ids=lambda value: type(value).__name__,
 )
