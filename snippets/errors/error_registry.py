@@ -12,6 +12,7 @@ Source: RFC 9457, sections 3.1.1 and 4.
 """
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -27,6 +28,7 @@ from snippets.errors.problem_details import (
 )
 
 LONGEST_CHAIN = 10
+HEADER = re.compile(r"[\w!#$%&'*+.^`|~-]+: [!-~]+( +[!-~]+)*", re.ASCII)
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +37,8 @@ logger = logging.getLogger(__name__)
 class ErrorCode:
     """What a client may rely on: the type is a URI reference that never changes.
 
-    `members` names what may be shown of an error's context, `detail` included, and
-    `headers` are sent along. Raises what `ProblemException` raises.
+    `members` names what may be shown of an error's context, and `headers` are sent
+    along. Raises what `ProblemException` raises, also for headers that none could be.
     """
 
     type: str
@@ -48,6 +50,8 @@ class ErrorCode:
     def __post_init__(self) -> None:
         """Refuse a code that could not be answered."""
         self.problem(dict.fromkeys(self.members))
+        if not all(HEADER.fullmatch(f"{k}: {v}") for k, v in self.headers.items()):
+            raise ValueError(f"no headers: {self.headers}")
 
     def problem(self, context: Mapping[str, object]) -> ProblemException:
         """Return the problem with those members of the context that may be shown."""
@@ -68,7 +72,7 @@ class AppError(Exception):
 
     code: ClassVar[ErrorCode]
 
-    def __init__(self, message: str = "", **context: object) -> None:
+    def __init__(self, message: str = "", /, **context: object) -> None:
         """Say what happened, in words that stay here."""
         super().__init__(message)
         self.context = context
@@ -83,7 +87,7 @@ class Registry:
     def __init__(self, *codes: ErrorCode, translate: Translate | None = None) -> None:
         """Raise `ValueError` if two codes have one type.
 
-        `translate` says by class which code an exception of a library has, if any.
+        `translate` has the last word on an exception of a library, and its subclasses.
         """
         self._codes: dict[str, ErrorCode] = {}
         self._translate = dict(translate or {})
@@ -107,11 +111,12 @@ class Registry:
     def code_of(self, error: Exception) -> ErrorCode | None:
         """Return the code of the nearest class that has one here."""
         for kind in type(error).__mro__:
-            code = vars(kind).get("code")
-            if kind in self._translate:
-                code = self._translate[kind](error)
+            translate = self._translate.get(kind)
+            code = translate(error) if translate else vars(kind).get("code")
             if isinstance(code, ErrorCode) and self._codes.get(code.type) is code:
                 return code
+            if translate:
+                break
         return None
 
     def install(self, app: FastAPI) -> None:
@@ -141,6 +146,5 @@ def _log(error: Exception, code: ErrorCode, identity: str | None) -> None:
         names.append(type(cause).__qualname__)
         hidden = None if cause.__suppress_context__ else cause.__context__
         cause = cause.__cause__ or hidden
-    chain = " from ".join(names)
     message = "%(code)s in request %(request_id)s: %(chain)s"
-    logger.info(message, {**about, "chain": chain}, extra=about)
+    logger.info(message, {**about, "chain": " from ".join(names)}, extra=about)

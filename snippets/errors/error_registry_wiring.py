@@ -1,11 +1,12 @@
 """Wire the database patterns' errors into a registry: conflicts are 409, and stable.
 
-A unique or foreign key that is violated is a 409, NOT NULL and CHECK are a 422. A stale
-version is a 409, and an exhausted pool a 503. Whatever else a database raises has no
-code, and so is a 500.
+A unique or foreign key that is violated is a 409. NOT NULL and CHECK are a 422, as is a
+text that does not fit its column. A stale version is a 409, an exhausted pool a 503.
+Whatever else a database raises has no code, and so is a 500: also a number beyond its
+column, which drivers refuse as they do a value of a wrong type. Bound it in the model.
 """
 
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm.exc import StaleDataError
 
@@ -25,18 +26,25 @@ VIOLATIONS = {
     "23505": TAKEN,
     "SQLITE_CONSTRAINT_UNIQUE": TAKEN,
     "SQLITE_CONSTRAINT_PRIMARYKEY": TAKEN,
+    "23P01": TAKEN,  # EXCLUDE
     "23503": REFERENCE,
+    "23001": REFERENCE,  # RESTRICT, from PostgreSQL 18 on
     "SQLITE_CONSTRAINT_FOREIGNKEY": REFERENCE,
     "23502": REJECTED,
     "SQLITE_CONSTRAINT_NOTNULL": REJECTED,
     "23514": REJECTED,
     "SQLITE_CONSTRAINT_CHECK": REJECTED,
+    "22001": REJECTED,  # too long
+    "22003": REJECTED,  # out of a numeric's range
+    "22021": REJECTED,  # no text of this encoding, such as NUL
 }
 
 
-def violation(error: IntegrityError) -> ErrorCode | None:
+def violation(error: DBAPIError) -> ErrorCode | None:
     """Return the code of a violated constraint, by what the driver calls it."""
     driver = error.orig
+    if str(driver) == "FOREIGN KEY constraint failed":
+        return REFERENCE  # RESTRICT has the name of a trigger on SQLite
     state = getattr(driver, "sqlstate", "")
     return VIOLATIONS.get(state or getattr(driver, "sqlite_errorname", ""))
 
@@ -54,7 +62,7 @@ def create_registry(*codes: ErrorCode) -> Registry:
         *(TAKEN, REFERENCE, REJECTED, STALE, BUSY),
         translate={
             ConflictError: conflict,
-            IntegrityError: violation,
+            DBAPIError: violation,
             StaleDataError: lambda _: STALE,
             PoolTimeoutError: lambda _: BUSY,
         },

@@ -112,6 +112,24 @@ def test_a_code_needs_a_status_of_an_error_and_a_uri_reference() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("X", "\u20ac"),
+        ("X", "a\r\nb"),
+        ("X", ""),
+        ("X", " a"),
+        ("X Y", "a"),
+        ("", "a"),
+    ],
+)
+def test_a_code_with_a_header_that_could_not_be_sent_is_refused(
+    name: str, value: str
+) -> None:
+    with pytest.raises(ValueError, match="no headers"):
+        ErrorCode("/problems/taken", 409, "It is taken", headers={name: value})
+
+
+@pytest.mark.parametrize(
     ("kind", "type_uri", "status"),
     [
         (ExtensionError, "/problems/extension", 400),
@@ -149,6 +167,31 @@ async def test_an_error_without_a_code_is_unhandled(
     assert record.exc_info[1] is error
 
 
+async def test_a_translation_to_no_code_is_the_last_word_whatever_its_parents_have(
+    client: httpx.AsyncClient, app: FastAPI
+) -> None:
+    registry = Registry(
+        ExchangeError.code,
+        translate={OSError: lambda _: ExchangeError.code, TimeoutError: lambda _: None},
+    )
+    assert registry.code_of(TimeoutError()) is None
+    assert registry.code_of(ConnectionError()) is ExchangeError.code
+    registry.install(app)
+    fails(app, TimeoutError(CANARY))
+    problem(await client.get("/fails"), 500)
+
+
+def test_a_code_that_only_looks_like_a_listed_one_is_not_listed(
+    registry: Registry,
+) -> None:
+    class ForgedError(ExtensionError):
+        """Has the type of a listed code, and another status."""
+
+        code = ErrorCode("/problems/taken", 410, "It is gone")
+
+    assert registry.code_of(ForgedError()) is ExtensionError.code
+
+
 async def test_a_handler_of_a_nearer_class_comes_first(
     app: FastAPI, client: httpx.AsyncClient
 ) -> None:
@@ -179,6 +222,21 @@ async def test_only_listed_members_are_shown_and_the_message_never(
         "instance": "/fails",
         "number": "1001",
     }
+
+
+async def test_a_member_may_have_any_other_name(
+    app: FastAPI, client: httpx.AsyncClient
+) -> None:
+    class WordedError(AppError):
+        """Shows members that are called like parameters."""
+
+        code = ErrorCode("/problems/worded", 409, "Words", ("message", "self"))
+
+    Registry(WordedError.code).install(app)
+    fails(app, WordedError(CANARY, message="try 1002", self="1001"))
+    document = problem(await client.get("/fails"), 409)
+    assert (document["message"], document["self"]) == ("try 1002", "1001")
+    assert CANARY not in str(document)
 
 
 async def test_of_a_5xx_not_even_listed_members_are_shown(

@@ -15,8 +15,14 @@ from snippets.database.async_session import SessionDep, create_engine_and_sessio
 from snippets.database.conflict import ConflictError, write_or_conflict
 from snippets.database.optimistic_lock import VersionMixin, install_optimistic_lock
 from snippets.database.pool import PoolSettings
-from snippets.errors.error_registry import AppError
-from snippets.errors.error_registry_wiring import TAKEN, conflict, create_registry
+from snippets.errors.error_registry import AppError, ErrorCode
+from snippets.errors.error_registry_wiring import (
+    REFERENCE,
+    REJECTED,
+    TAKEN,
+    conflict,
+    create_registry,
+)
 from snippets.errors.safe_errors import install_safety_net
 from tests.support.counters import count_sql
 from tests.support.problems import CANARY, client_of, log_text, problem, records
@@ -56,6 +62,10 @@ class Extension(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     number: Mapped[str] = mapped_column(unique=True)
     owner: Mapped[int | None] = mapped_column(sa.ForeignKey(User.id))
+    deputy: Mapped[int | None] = mapped_column(
+        sa.ForeignKey(User.id, ondelete="RESTRICT")
+    )
+    label: Mapped[str | None] = mapped_column(sa.String(5))
 
 
 @pytest.fixture
@@ -114,6 +124,72 @@ async def test_a_violated_constraint_has_a_stable_code_and_shows_no_sql(
     (record,) = records(caplog)
     assert code in record.getMessage()
     assert CANARY not in log_text(caplog)
+
+
+@pytest.mark.parametrize("column", ["owner", "deputy"])
+async def test_a_row_that_is_in_use_is_a_conflict_with_restrict_and_without(
+    app: FastAPI,
+    client: httpx.AsyncClient,
+    caplog: pytest.LogCaptureFixture,
+    column: str,
+) -> None:
+    caplog.set_level(logging.INFO, "snippets")
+
+    @app.delete("/users/{key}")
+    async def delete(key: int, session: SessionDep) -> None:
+        await session.execute(sa.delete(User).where(User.id == key))
+
+    values = {"id": 2, "number": "1002", column: 1}
+    assert (await client.post("/flushed", json=values)).status_code == 200
+
+    document = problem(await client.delete("/users/1"), 409)
+
+    assert document["type"] == "/problems/reference"
+    (record,) = records(caplog)
+    assert "/problems/reference" in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("state", "code"),
+    [
+        ("23001", REFERENCE),
+        ("23P01", TAKEN),
+        ("22001", REJECTED),
+        ("22003", REJECTED),
+        ("22012", None),
+    ],
+)
+def test_what_only_some_versions_and_columns_raise_has_a_code(
+    state: str, code: ErrorCode | None
+) -> None:
+    class RefusedError(Exception):
+        """What a driver raises."""
+
+        sqlstate = state
+
+    assert create_registry().code_of(DBAPIError("", None, RefusedError())) is code
+
+
+async def test_a_text_that_does_not_fit_its_column_is_a_422_where_it_is_refused(
+    client: httpx.AsyncClient, database_backend: str, proof: Proof
+) -> None:
+    stored = database_backend == "sqlite"
+    for key, label in ((2, "toolong"), (3, "a\0b")):
+        values = {"id": key, "number": f"100{key}", "label": label}
+        response = await client.post("/flushed", json=values)
+        if stored:
+            assert response.status_code == 200
+        else:
+            assert problem(response, 422)["type"] == "/problems/rejected"
+    said = "Is stored." if stored else "Is refused: 422."
+    proof.differs("A text that is too long, or has a NUL", said)
+
+
+async def test_a_number_beyond_its_column_is_a_500_unless_the_model_bounds_it(
+    client: httpx.AsyncClient,
+) -> None:
+    values = {"id": 2**70, "number": "1002"}
+    problem(await client.post("/flushed", json=values), 500)
 
 
 async def test_the_answer_costs_no_statement(
