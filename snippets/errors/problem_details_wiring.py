@@ -4,7 +4,7 @@ from uuid import UUID
 
 import httpx
 from fastapi import FastAPI, HTTPException
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from starlette.types import ASGIApp
@@ -31,6 +31,17 @@ class UnknownUserError(ProblemError):
     """What the directory answers if it does not know a user."""
 
 
+class DirectoryError(AppError):
+    """The directory does not answer, or not what it should."""
+
+    code = ErrorCode(
+        "/problems/directory",
+        503,
+        "Users cannot be looked up",
+        headers={"Retry-After": "5"},
+    )
+
+
 class Base(DeclarativeBase):
     """The tables of this service."""
 
@@ -47,18 +58,18 @@ class Call(BaseModel, from_attributes=True):
     """A call as clients send and see it."""
 
     id: UUID
-    seconds: float
+    seconds: float = Field(ge=0, allow_inf_nan=False)
 
 
 def create_app(sessions: Sessions, directory: httpx.AsyncClient) -> ASGIApp:
     """Return what the server runs; `directory` is where users are looked up."""
     hook = raise_for_problem({"/problems/unknown-user": UnknownUserError})
-    directory.event_hooks = {"response": [hook]}
+    directory.event_hooks["response"].append(hook)
     app = FastAPI(max_body_size=16 * 1024)
     app.state.sessions = sessions
     install_problem_handlers(app)
     install_validation_handler(app)
-    registry = create_registry(NoCallError.code)
+    registry = create_registry(NoCallError.code, DirectoryError.code)
     registry.install(app)
     document_problems(app, registry)
     app.get("/problems")(registry.types)
@@ -75,6 +86,8 @@ def create_app(sessions: Sessions, directory: httpx.AsyncClient) -> ASGIApp:
             await directory.get(f"/users/{user}")
         except UnknownUserError as error:
             raise HTTPException(409, "The directory knows no such user") from error
+        except (ProblemError, httpx.TransportError) as error:
+            raise DirectoryError from error
         session.add(CallRow(**call.model_dump()))
 
     return install_safety_net(app, environment="production")

@@ -2,11 +2,13 @@
 
 Each operation documents every 4xx and 5xx as a problem document, and FastAPI's own
 model of a 422 is gone. What an operation says of a status itself is kept; where it
-names no content, that is a problem document too. The types of a registry are listed
-under `x-problem-types`.
+names no content, that is a problem document too. A 422 is a `ValidationProblem`, or
+what a constraint or an endpoint answers with that status. The types of a registry are
+listed under `x-problem-types`.
 """
 
 from collections.abc import Iterator
+from copy import deepcopy
 from itertools import chain
 from typing import Any
 
@@ -24,18 +26,29 @@ DEFAULTS = {
     "ValidationError": validation_error_definition,
     "HTTPValidationError": validation_error_response_definition,
 }
-MODELS = (ProblemDetail, ValidationProblem)
+PROBLEM = {"$ref": "#/components/schemas/ProblemDetail"}
+INVALID = {"anyOf": [{"$ref": "#/components/schemas/ValidationProblem"}, PROBLEM]}
+RESPONSES = {
+    name: {
+        "description": "A problem (RFC 9457)",
+        "content": {MEDIA_TYPE: {"schema": schema}},
+    }
+    for name, schema in (("ProblemDetail", PROBLEM), ("ValidationProblem", INVALID))
+}
 
 
 def document_problems(app: FastAPI, registry: Registry) -> None:
-    """Change what `app.openapi` returns; routes may be added before or after."""
+    """Change what `app.openapi` returns; routes may be added before or after.
+
+    It raises `ValueError` if the service has another model with a name of ours.
+    """
     original = app.openapi
 
     def openapi() -> dict[str, Any]:
         document = original()
         if "x-problem-types" not in document:  # FastAPI keeps it until a route is added
-            document["x-problem-types"] = registry.types()
             _document(document)
+            document["x-problem-types"] = registry.types()
         return document
 
     vars(app)["openapi"] = openapi  # as `app.openapi = openapi`, which mypy refuses
@@ -44,14 +57,11 @@ def document_problems(app: FastAPI, registry: Registry) -> None:
 def _document(document: dict[str, Any]) -> None:
     components = document.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
-    responses = components.setdefault("responses", {})
-    for model in MODELS:
-        name = model.__name__
-        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas.update(schema.pop("$defs", {}))
-        schemas[name] = schema
-        content = {MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{name}"}}}
-        responses[name] = {"description": "A problem (RFC 9457)", "content": content}
+    ours = _schemas()
+    if others := [name for name in ours if schemas.get(name, ours[name]) != ours[name]]:
+        raise ValueError(f"other models have names of ours: {others}")
+    schemas |= ours
+    components.setdefault("responses", {}).update(deepcopy(RESPONSES))
     paths, webhooks = document.get("paths", {}), document.get("webhooks", {})
     for operation in chain(_operations(paths), _operations(webhooks)):
         answers = operation["responses"]
@@ -61,10 +71,22 @@ def _document(document: dict[str, Any]) -> None:
             answers.setdefault(status, _reference("ProblemDetail"))
         for status, answer in answers.items():
             if status[0] in "45" and not answer.keys() & {"content", "$ref"}:
-                answer["content"] = responses["ProblemDetail"]["content"]
+                answer["content"] = deepcopy(RESPONSES["ProblemDetail"]["content"])
     for name, default in DEFAULTS.items():
         if schemas.get(name) == default:
             del schemas[name]
+
+
+def _schemas() -> dict[str, Any]:
+    """Return those of our models as FastAPI writes them, to be compared."""
+    app = FastAPI()
+    models: dict[int | str, dict[str, Any]] = {
+        400: {"model": ProblemDetail},
+        422: {"model": ValidationProblem},
+    }
+    app.add_api_route("/", lambda: None, responses=models)
+    schemas: dict[str, Any] = app.openapi()["components"]["schemas"]
+    return schemas
 
 
 def _reference(name: str) -> dict[str, str]:

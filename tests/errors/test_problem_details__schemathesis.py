@@ -16,7 +16,11 @@ import schemathesis
 from fastapi import FastAPI, HTTPException
 from hypothesis import given, settings
 from schemathesis import GenerationMode
-from schemathesis.checks import not_a_server_error
+from schemathesis.checks import (
+    CheckFunction,
+    not_a_server_error,
+    positive_data_acceptance,
+)
 from schemathesis.core.failures import FailureGroup
 from schemathesis.core.result import Ok
 from sqlalchemy.exc import IntegrityError
@@ -36,6 +40,9 @@ if TYPE_CHECKING:
 
     from hypothesis import strategies as st
 
+JSON = {"content-type": "application/json"}
+OWN = ("/calls/{key}", "/users/{user}/calls", "/problems")
+"""Paths of the wired service; those that are added here refuse whatever they get."""
 EXAMPLES = 6
 """For each operation, of what fits its schema and again of what does not."""
 RAISED: dict[str, Exception] = {
@@ -44,7 +51,26 @@ RAISED: dict[str, Exception] = {
     "/limited": HTTPException(429, headers={"Retry-After": "7"}),
     "/stale": StaleDataError(CANARY),
     "/refused": IntegrityError(CANARY, {"pin": CANARY}, Exception(CANARY)),
+    "/private": HTTPException(401, headers={"WWW-Authenticate": "Bearer"}),
+    "/tagged": HTTPException(406),
+    "/typed": HTTPException(415),
 }
+
+
+class CheckError(Exception):
+    """What a driver raises of a CHECK."""
+
+    sqlstate = "23514"
+
+
+CHECK = IntegrityError(CANARY, {"pin": CANARY}, CheckError(CANARY))
+RAW: dict[int, dict[str, Any]] = {
+    400: {"data": f'{{"id": "{CANARY}'.encode(), "headers": JSON},
+    405: {"method": "PUT", "json": {"id": CANARY}},
+    413: {"data": CANARY.encode() * 2000, "headers": JSON},
+    422: {"json": {"id": CANARY, "seconds": CANARY}},
+}
+"""What the fuzzer does not think of, with a secret in each body."""
 
 
 def directory() -> FastAPI:
@@ -54,6 +80,8 @@ def directory() -> FastAPI:
     @app.get("/users/{user}")
     async def show(user: str) -> Response:
         body = {"type": "/problems/unknown-user"}
+        if user.startswith("7777"):
+            return Response("<h1>Bad gateway", 503, media_type="text/html")
         known = user < "8"
         return JSONResponse(body, 200 if known else 404, media_type=MEDIA_TYPE)
 
@@ -73,6 +101,8 @@ async def service(url: str) -> AsyncIterator[FastAPI]:
         assert isinstance(net.app, FastAPI)
         for path, error in RAISED.items():
             net.app.get(path, operation_id=path)(raising(error))
+        net.app.get("/checked/{number}")(raising_of_number(CHECK))
+        net.app.get("/worded/{number}")(raising_of_number(HTTPException(422, "No")))
         net.app.get("/misfit", response_model=int)(lambda: CANARY)
         yield net.app
     await engine.dispose()
@@ -82,6 +112,16 @@ def raising(error: Exception) -> Callable[[], Awaitable[None]]:
     """Return an endpoint that raises."""
 
     async def fail() -> None:
+        raise error
+
+    return fail
+
+
+def raising_of_number(error: Exception) -> Callable[[int], Awaitable[None]]:
+    """Return an endpoint with a parameter, which FastAPI documents a 422 of."""
+
+    async def fail(number: int) -> None:
+        error.add_note(str(number))
         raise error
 
     return fail
@@ -110,22 +150,41 @@ class Fuzzed:
         @settings(max_examples=EXAMPLES, derandomize=True, database=None, deadline=None)
         @given(case=cases)
         def send(case: schemathesis.Case[Any]) -> None:
-            response = case.call(base_url=self.url)
-            self.answers.append(response)
-            try:
-                case.validate_response(response, excluded_checks=[not_a_server_error])
-            except FailureGroup as group:
-                self.faults += [type(one).__name__ for one in group.exceptions]
+            self._check(case, case.call(base_url=self.url))
 
         send()
 
+    def run_raw(self) -> None:
+        """Send one operation what no schema leads to."""
+        schema = schemathesis.openapi.from_dict(self.document)
+        operation = schema["/users/{user}/calls"]["POST"]
+        for status, raw in RAW.items():
+            case = operation.Case(path_parameters={"user": str(UUID(int=7))})
+            response = case.call(base_url=self.url, **raw)
+            assert response.status_code == status
+            self._check(case, response)
 
-async def fuzz(app: FastAPI) -> Fuzzed:
+    def _check(
+        self, case: schemathesis.Case[Any], response: schemathesis.Response
+    ) -> None:
+        self.answers.append(response)
+        excluded: list[CheckFunction] = [not_a_server_error]
+        if case.operation.path not in OWN:
+            excluded.append(positive_data_acceptance)
+        try:
+            case.validate_response(response, excluded_checks=excluded)
+        except FailureGroup as group:
+            self.faults += [type(one).__name__ for one in group.exceptions]
+
+
+async def fuzz(app: FastAPI, *, raw: bool = False) -> Fuzzed:
     """Serve a service, and let the fuzzer at it in a thread."""
     net = RequestIds(SafetyNet(app))
     async with serve(net) as url:
         fuzzed = Fuzzed(url, app.openapi())
         await asyncio.to_thread(fuzzed.run)
+        if raw:
+            await asyncio.to_thread(fuzzed.run_raw)
     return fuzzed
 
 
@@ -133,11 +192,11 @@ async def test_a_fuzzer_finds_no_undocumented_answer_and_no_secret(
     database_url: str,
 ) -> None:
     async with service(database_url) as app:
-        fuzzed = await fuzz(app)
+        fuzzed = await fuzz(app, raw=True)
 
     assert fuzzed.faults == []
     statuses = {answer.status_code for answer in fuzzed.answers}
-    assert statuses == {200, 204, 404, 409, 422, 429, 500, 503}
+    assert statuses >= {200, 401, 404, 406, 409, 415, 422, 429, 500, 503, *RAW}
     for answer in fuzzed.answers:
         assert CANARY not in answer.text + str(answer.headers)
         if answer.status_code >= 400:
@@ -164,6 +223,39 @@ async def test_a_planted_answer_that_is_not_documented_is_found(
     assert fault in fuzzed.faults
 
 
+async def test_hooks_of_the_directorys_client_are_kept_and_an_outage_is_a_503(
+    database_url: str,
+) -> None:
+    asked: list[str] = []
+
+    async def count(request: httpx.Request) -> None:
+        asked.append(request.url.path)
+
+    async def look(response: httpx.Response) -> None:
+        asked.append(str(response.status_code))
+
+    def refuse(request: httpx.Request) -> httpx.Response:
+        if "0007" in request.url.path:
+            raise httpx.ConnectError(CANARY, request=request)
+        return httpx.Response(200)
+
+    hooks: dict[str, list[Callable[..., Awaitable[None]]]]
+    hooks = {"request": [count], "response": [look]}
+    engine, sessions = create_engine_and_sessions(database_url)
+    async with httpx.AsyncClient(
+        transport=httpx.MockTransport(refuse), base_url="http://dir", event_hooks=hooks
+    ) as client:
+        net = create_app(sessions, client)
+        path = f"/users/{UUID(int=7)}"
+        async with client_of(net) as caller:
+            call = {"id": str(UUID(int=7)), "seconds": 1.5}
+            response = await caller.post(f"{path}/calls", json=call)
+        assert problem(response, 503)["type"] == "/problems/directory"
+        await client.get("/users/1")
+    await engine.dispose()
+    assert asked == [path, "/users/1", "200"]
+
+
 async def test_each_thing_that_goes_wrong_in_the_wired_service_has_its_answer(
     database_url: str,
 ) -> None:
@@ -182,6 +274,13 @@ async def test_each_thing_that_goes_wrong_in_the_wired_service_has_its_answer(
 
         assert (await client.post(known, json=call)).status_code == 204
         assert (await client.get(f"/calls/{UUID(int=7)}")).json() == call
+        for words in ("NaN", "Infinity", "-inf"):
+            odd = {"id": str(UUID(int=8)), "seconds": words}
+            problem(await client.post(known, json=odd), 422)
+        away = f"/users/77777777-{str(UUID(int=7))[9:]}/calls"
+        response = await client.post(away, json=call)
+        assert problem(response, 503)["type"] == "/problems/directory"
+        assert response.headers["retry-after"] == "5"
         again = problem(await client.post(known, json=call), 409)
         assert again["type"] == "/problems/taken"
         nobody = problem(await client.post(unknown, json=call), 409)

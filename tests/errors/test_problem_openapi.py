@@ -95,7 +95,8 @@ def test_the_frameworks_model_of_a_422_is_gone(app: FastAPI) -> None:
 
     assert "HTTPValidationError" not in str(document)
     assert "ValidationError" not in document["components"]["schemas"]
-    schema = {"$ref": "#/components/schemas/ValidationProblem"}
+    names = ("ValidationProblem", "ProblemDetail")  # what refuses a value may raise
+    schema = {"anyOf": [{"$ref": f"#/components/schemas/{name}"} for name in names]}
     for name in ("get /calls", "get /included/calls", "post ringing"):
         answer = operations(document)[name]["422"]
         assert media_types(document, answer) == {PROBLEM: {"schema": schema}}
@@ -150,6 +151,41 @@ def test_a_model_of_the_services_own_with_the_frameworks_name_is_kept() -> None:
     own = type("ValidationError", (Reason,), {"__doc__": "One of ours."})
     app.add_api_route("/own", lambda: None, response_model=own)
     assert "ValidationError" in app.openapi()["components"]["schemas"]
+
+
+@pytest.mark.parametrize("name", ["ProblemDetail", "ValidationProblem", "FieldError"])
+def test_another_model_of_the_name_of_one_of_ours_is_refused_each_time(
+    name: str,
+) -> None:
+    app = FastAPI()
+    document_problems(app, REGISTRY)
+    own = type(name, (Reason,), {"__doc__": "One of the service's."})
+    app.add_api_route("/own", lambda: None, response_model=own)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=name):
+            app.openapi()
+
+
+def test_a_route_may_use_the_models_itself() -> None:
+    app = FastAPI()
+    document_problems(app, REGISTRY)
+    responses: dict[int | str, dict[str, Any]] = {
+        404: {"model": ProblemDetail},
+        409: {"model": ValidationProblem},
+    }
+    app.add_api_route("/own", lambda: None, responses=responses)
+    schemas = app.openapi()["components"]["schemas"]
+    assert {"ProblemDetail", "ValidationProblem", "FieldError"} <= schemas.keys()
+
+
+def test_an_answer_that_is_no_error_is_given_no_content() -> None:
+    app = FastAPI()
+    document_problems(app, REGISTRY)
+    responses: dict[int | str, dict[str, Any]] = {304: {"description": "Unchanged"}}
+    app.add_api_route("/own", lambda: None, status_code=204, responses=responses)
+    answers = app.openapi()["paths"]["/own"]["get"]["responses"]
+    assert "content" not in answers["304"]
+    assert "content" not in answers["204"]
 
 
 def test_without_it_the_document_promises_other_errors(proof: Proof) -> None:
