@@ -1,21 +1,21 @@
 """Tell a client which of its values are wrong, and repeat none of them.
 
 A request that does not fit is answered 422, with one entry for each place, at most 50.
-What is not JSON is answered 400, as are NaN, infinity and endless nesting. Messages
-are pydantic's, cut before what the model does not decide: a `ValueError` may quote the
-value. For words of its own, a validator raises `PydanticCustomError` without a context.
+What is not JSON is answered 400, as are NaN, infinity and endless nesting. Messages are
+pydantic's, cut before what the model does not decide: a `ValueError` may quote it.
+For words of its own, a validator raises `PydanticCustomError` without a context.
 
 Data of the service that does not fit its model is raised again without the values, as
-`InvalidDataError`, for `safe_errors` to log and to answer 500.
+`InvalidDataError`, which is a 500. In a task, a stream, a group or a cause it is not:
+set `hide_input_in_errors` there. A mounted application needs handlers of its own.
 
 Source: RFC 9457, section 3; RFC 6901 for the pointers.
 """
 
 import json
-import math
 import re
 from collections.abc import Mapping
-from typing import Any, Never, cast
+from typing import Any, Never
 
 from fastapi import Depends, FastAPI, Request, Response, WebSocket
 from fastapi.exceptions import (
@@ -33,12 +33,13 @@ from snippets.errors.problem_details import (
     problem_response,
 )
 
-MOST_ERRORS = 50
-LONGEST_POINTER = 256  # characters; a longer one leads to what contains the place
+MOST_ERRORS, MOST_READ, MOST_WAYS = 50, 500, 8
+LONGEST_POINTER, LONGEST_MESSAGE = 256, 1000  # characters; what is longer is cut
+LOCATIONS = ("body", "query", "path", "header", "cookie")
 MODEL_SAYS = """actual_length decimal_places discriminator expected expected_schemes ge
 field_type gt le lt max_digits max_length min_length multiple_of pattern whole_digits"""
 # Seldom in a body, and searched for faster than the body is parsed a second time.
-SUSPECT = re.compile(rb"NaN|Infinity|[eE]\+?0*[1-9]\d\d|(?<!\d)\d{309}|\x00")
+SUSPECT = re.compile(rb"NaN|Infinity|\d[eE]\+?\d\d+([\s,\]}]|$)|(?<!\d)\d{300}|\0")
 NOT_JSON = "The body is not JSON."
 OwnError = ResponseValidationError | ValidationError
 
@@ -77,15 +78,15 @@ def install_validation_handler(app: FastAPI) -> None:
         if isinstance(error.__cause__, json.JSONDecodeError):
             return problem_response(request.scope, ProblemException(400, NOT_JSON))
         places: dict[tuple[str, str], FieldError] = {}
-        for one in error.errors():
+        for one in error.errors()[:MOST_READ]:
             found = _field_error(one, error.body)
             known = places.setdefault((found.location, found.pointer), found)
             if found.message not in known.message:
-                known.message += f"; {found.message}"
+                known.message = f"{known.message}; {found.message}"[:LONGEST_MESSAGE]
             if len(places) > MOST_ERRORS:
                 break
-        errors, truncated = list(places.values()), len(places) > MOST_ERRORS
-        members = {"errors": errors[:MOST_ERRORS], "truncated": truncated}
+        more = len(places) > MOST_ERRORS or len(error.errors()) > MOST_READ
+        members = {"errors": list(places.values())[:MOST_ERRORS], "truncated": more}
         problem = ProblemException(422, members=members)
         return problem_response(request.scope, problem)
 
@@ -103,22 +104,15 @@ def install_validation_handler(app: FastAPI) -> None:
 
 
 def _field_error(error: Mapping[str, Any], body: object) -> FieldError:
-    location, *path = error["loc"]
-    pointer, inner = "", cast("Any", body)
-    for depth, part in enumerate(path, 1):
-        if location != "body":
-            known = depth == 1 or isinstance(part, int)
-        elif inner is not error.get("input") and (
-            (isinstance(inner, Mapping) and part in inner)
-            or (isinstance(inner, list) and part in range(len(inner)))
-        ):
-            inner, known = inner[part], True
-        else:  # missing, or no place at all but the name of a member of a union
-            known = error["type"] == "missing" and depth == len(path)
-        token = str(part).replace("~", "~0").replace("/", "~1")
-        if len(pointer) + len(token) >= LONGEST_POINTER:
-            break
-        pointer += f"/{token}" if known else ""
+    location, *path = error["loc"] or ("body",)
+    if location not in LOCATIONS:  # of a model that the endpoint validated itself
+        location, path = "body", list(error["loc"])
+    elif location != "body":
+        path = path[:1] + [part for part in path[1:] if isinstance(part, int)]
+    elif body is not None or error.get("input") is None:
+        path = _way(path, body, error)
+    tokens = [str(part).replace("~", "~0").replace("/", "~1") for part in path]
+    pointer = "/".join(["", *tokens, ""])[: LONGEST_POINTER + 1].rpartition("/")[0]
     message: str = error["msg"]
     for name, value in error.get("ctx", {}).items():
         if name not in MODEL_SAYS.split():
@@ -128,21 +122,29 @@ def _field_error(error: Mapping[str, Any], body: object) -> FieldError:
     return FieldError(**place, message=message or "The value is not valid")
 
 
+def _way(path: list[Any], body: object, error: Mapping[str, Any]) -> list[Any]:
+    """Leave out names of members of a union, so that a path leads to the input."""
+    last = path[-1:] if error["type"] == "missing" else []
+    ways: list[tuple[Any, list[Any]]] = [(body, [])]
+    for part in path[: len(path) - len(last)][:LONGEST_POINTER]:
+        longer = [
+            (whole[part], [*way, part])
+            for whole, way in ways
+            if (isinstance(whole, Mapping) and part in whole)
+            or (isinstance(whole, list) and part in range(len(whole)))
+        ]
+        ways = (longer + ways)[:MOST_WAYS]
+    found = (way for whole, way in ways if whole is error.get("input"))
+    return next(found, ways[0][1]) + last
+
+
 async def _refuse_non_finite(connection: HTTPConnection) -> None:
     """Refuse what Python's parser takes for JSON and is none."""
-    is_json = "json" in connection.headers.get("content-type", "").lower()
-    reads = getattr(connection.scope.get("route"), "body_field", None) is not None
-    if not (isinstance(connection, Request) and is_json and reads):
-        return
-    body = await connection.body()  # which FastAPI has read and parsed before
+    if not (isinstance(connection, Request) and "_json" in vars(connection)):
+        return  # Starlette keeps there what FastAPI has read as JSON
+    body = await connection.body()
     if SUSPECT.search(body):
         try:
-            json.loads(body.decode(), parse_constant=_finite, parse_float=_finite)
+            json.dumps(json.loads(body.decode()), allow_nan=False)
         except (RecursionError, ValueError):
             raise ProblemException(400, NOT_JSON) from None
-
-
-def _finite(text: str) -> float:
-    if not math.isfinite(number := float(text)):
-        raise ValueError
-    return number

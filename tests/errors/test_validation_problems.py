@@ -1,7 +1,11 @@
 """What a client is told of a request that does not fit."""
 
+import asyncio
+import math
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import reduce
+from operator import or_
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -9,22 +13,34 @@ import httpx
 import pytest
 from fastapi import (
     APIRouter,
+    BackgroundTasks,
     Body,
     Cookie,
     FastAPI,
     Form,
     Header,
     Query,
+    Request,
     WebSocket,
 )
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, Field, Json, SecretStr, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    Json,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
+from starlette.responses import StreamingResponse
 
 from catalogue.plugin import Proof
 from snippets.errors import validation_problems_naive
 from snippets.errors.problem_details import install_problem_handlers
-from snippets.errors.safe_errors import install_safety_net
+from snippets.errors.safe_errors import ResponseCutOffError, install_safety_net
 from snippets.errors.validation_problems import (
     MOST_ERRORS,
     ValidationProblem,
@@ -301,10 +317,88 @@ async def test_nesting_that_python_can_just_read_is_no_500(
         problem(response, 400)
 
 
+@pytest.mark.parametrize("zeros", [0, 1, 208, 209, 250, 299, 300, 307, 308, 309, 400])
+async def test_a_number_beyond_a_float_is_refused_however_it_is_written(
+    client: httpx.AsyncClient, zeros: int
+) -> None:
+    wrong = []
+    for exponent in ("", "e9", "E+9", "e09", "e10", "e99", "e100", "e0308", "e-99"):
+        for fraction in ("", ".0", "." + "0" * 320):
+            number = "9" + "0" * zeros + fraction + exponent
+            for text in (f'{{"cost": {number}}}', f'{{"cost": -{number} , "to": []}}'):
+                answer = await client.post("/calls", content=text, headers=JSON)
+                beyond = 422 if number.isdigit() else 400  # an integer is fine JSON
+                expected = beyond if math.isinf(float(number)) else 200
+                if answer.status_code != expected:
+                    wrong.append(text)
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    "media_type",
+    ["application/vnd.pbx+json", "APPLICATION/JSON; charset=utf-8", "application/json"],
+)
+async def test_json_by_any_of_its_names_may_have_no_nan(
+    client: httpx.AsyncClient, media_type: str
+) -> None:
+    headers = {"content-type": media_type}
+    response = await client.post("/calls", content='{"cost": NaN}', headers=headers)
+    problem(response, 400)
+
+
+async def test_json_without_a_name_may_have_no_nan_where_it_is_read() -> None:
+    app = FastAPI(strict_content_type=False)
+    install_problem_handlers(app)
+    install_validation_handler(app)
+    route(app, dict[str, float])
+    async with client_of(app) as client:
+        problem(await client.post("/body", content='{"cost": NaN}'), 400)
+        assert (await client.post("/body", content='{"cost": 1}')).json() == 13
+
+
+async def test_a_form_whose_parameters_speak_of_json_is_a_form(
+    client: httpx.AsyncClient,
+) -> None:
+    part = (
+        b'--json\r\nContent-Disposition: form-data; name="number"\r\n\r\n7\r\n--json--'
+    )
+    for media_type, content in (
+        ("multipart/form-data; boundary=json", part),
+        ("application/x-www-form-urlencoded; x=json", b"number=7"),
+    ):
+        headers = {"content-type": media_type}
+        response = await client.post("/forms", content=content, headers=headers)
+        assert (response.status_code, response.text) == (200, "7")
+
+
+async def test_a_body_that_is_one_number_is_looked_at_as_well(
+    app: FastAPI, client: httpx.AsyncClient
+) -> None:
+    route(app, float)
+    problem(await client.post("/body", content="1e400", headers=JSON), 400)
+
+
+async def test_bytes_that_are_no_json_may_hold_anything(
+    app: FastAPI, client: httpx.AsyncClient
+) -> None:
+    route(app, bytes)
+    for headers in ({}, {"content-type": "application/octet-stream; x=json"}):
+        response = await client.post("/body", content=b"NaN\0", headers=headers)
+        assert response.status_code == 200
+
+
+async def test_an_endpoint_without_a_body_is_not_made_to_read_one(
+    client: httpx.AsyncClient,
+) -> None:
+    response = await client.request("GET", "/calls/7", content="NaN", headers=JSON)
+    problem(response, 422)  # of its parameters
+
+
 async def test_json_that_only_looks_odd_is_taken(client: httpx.AsyncClient) -> None:
     for text in (
         '{"NaN": "Infinity"}',
         '{"a": 1e308}',
+        '{"id": "1e52-0e99"}',
         '{"a": "\\u0000"}',
         '{"e999":1}',
     ):
@@ -372,6 +466,97 @@ async def test_members_of_a_union_of_models_are_in_no_pointer(
     ]
 
 
+async def test_a_key_with_the_name_of_a_member_of_a_union_does_not_mislead(
+    app: FastAPI, client: httpx.AsyncClient
+) -> None:
+    route(app, Pet)
+    body = {"kind": "cat", "cat": {"lives": "many"}, "lives": "many"}
+    ((pointer, kind, _),) = await refused(client, body)
+    assert (pointer, kind) == ("/lives", "int_parsing")
+
+    del body["lives"]
+    assert await refused(client, body) == [("/lives", "missing", "Field required")]
+
+    app.router.routes.pop()
+    route(app, dict[str, list[Pet]])
+    home = {"cat": [{"kind": "dog", "dog": [1], "tricks": "many"}]}
+    assert [place for place, *_ in await refused(client, home)] == ["/cat/0/tricks"]
+
+
+async def test_what_was_changed_before_it_was_refused_is_placed_all_the_same(
+    app: FastAPI, client: httpx.AsyncClient
+) -> None:
+    def copy(value: dict[str, Any]) -> dict[str, Any]:
+        return {**value}
+
+    route(app, dict[str, Annotated[Cat, BeforeValidator(copy)]])
+    found = await refused(client, {"tom": {"kind": "cat"}})
+    assert found == [("/tom/lives", "missing", "Field required")]
+    app.router.routes.pop()
+    route(app, dict[str, Json[list[int]]])
+    found = await refused(client, {"a": '["x"]'})
+    assert [pointer for pointer, *_ in found] == ["/a"]
+
+
+async def test_members_of_a_union_are_in_no_pointer_of_a_parameter_either(
+    app: FastAPI, client: httpx.AsyncClient
+) -> None:
+    @app.get("/pages")
+    async def pages(
+        page: Annotated[int | bool, Query()],
+        tag: Annotated[list[int | bool], Query()],
+    ) -> int:
+        return len(tag) + page
+
+    document = problem(await client.get("/pages?page=x&tag=1&tag=x"), 422)
+    places = [(one["location"], one["pointer"]) for one in document["errors"]]
+    assert places == [("query", "/page"), ("query", "/tag/1")]
+
+
+async def test_errors_of_a_model_that_the_endpoint_validates_itself_are_of_the_body(
+    app: FastAPI, client: httpx.AsyncClient
+) -> None:
+    @app.post("/own")
+    async def own(request: Request) -> None:
+        try:
+            TypeAdapter(dict[str, list[int]] | int).validate_python(
+                await request.json()
+            )
+        except ValidationError as error:
+            raise RequestValidationError(error.errors()) from None
+
+    @app.post("/whole")
+    async def whole(request: Request) -> None:
+        try:
+            TypeAdapter(int).validate_python(await request.json())
+        except ValidationError as error:
+            raise RequestValidationError(error.errors()) from None
+
+    @app.post("/named")
+    async def named() -> None:
+        error = {"loc": ("body", "name"), "type": "own", "msg": "No", "input": "x"}
+        raise RequestValidationError([error])
+
+    found = await refused(client, {"tags": ["x"]}, "/own")
+    assert found[0][0] == "/dict[str,list[int]]/tags/0"  # all that it says of the place
+    ((pointer, kind, _),) = await refused(client, "x", "/whole")
+    assert (pointer, kind) == ("", "int_parsing")
+    assert await refused(client, {}, "/named") == [("/name", "own", "No")]
+
+
+async def test_messages_of_one_place_are_bounded(
+    app: FastAPI, client: httpx.AsyncClient
+) -> None:
+    kinds: list[Any] = [Annotated[int, Field(ge=number)] for number in range(400)]
+    route(app, dict[str, reduce(or_, kinds)])
+    body = {"k" * 300 + str(number): -1 for number in range(5)}
+    response = await client.post("/body", json=body)
+    document = problem(response, 422)
+    assert len(response.content) < 10_000
+    assert len(document["errors"]) == 1
+    assert document["truncated"] is True
+
+
 async def test_slash_and_tilde_in_a_key_are_escaped(
     app: FastAPI, client: httpx.AsyncClient
 ) -> None:
@@ -437,6 +622,103 @@ async def test_data_of_the_service_that_does_not_fit_is_a_500_without_values(
         }
         assert str(record.exc_info[1]) == whose[path]
         assert record.exc_info[2]
+
+
+async def test_of_many_places_of_the_services_own_data_fifty_are_logged(
+    app: FastAPI, client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.get("/many", response_model=list[int])
+    async def many() -> list[str]:
+        return ["x"] * 1000
+
+    problem(await client.get("/many"), 500)
+    (record,) = records(caplog)
+    assert record.exc_info
+    assert str(record.exc_info[1]).count("response.") == MOST_ERRORS
+
+
+class Hidden(BaseModel, hide_input_in_errors=True):
+    """A model whose errors do not quote what was refused."""
+
+    pin: int
+
+
+class Quoted(BaseModel):
+    """A model whose errors do."""
+
+    pin: int
+
+
+@pytest.mark.parametrize(("model", "quoted"), [(Quoted, True), (Hidden, False)])
+@pytest.mark.parametrize("path", ["task", "stream", "group", "cause"])
+async def test_where_no_handler_sees_it_only_the_model_keeps_values_out_of_the_log(
+    app: FastAPI,
+    caplog: pytest.LogCaptureFixture,
+    path: str,
+    model: type[BaseModel],
+    *,
+    quoted: bool,
+) -> None:
+    async def check() -> None:
+        model.model_validate({"pin": CANARY})
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"half"
+        await check()
+
+    @app.get("/task")
+    async def task(tasks: BackgroundTasks) -> None:
+        tasks.add_task(check)
+
+    @app.get("/stream")
+    async def stream() -> StreamingResponse:
+        return StreamingResponse(pieces())
+
+    @app.get("/group")
+    async def group() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(check())
+
+    @app.get("/cause")
+    async def cause() -> None:
+        try:
+            await check()
+        except ValidationError as error:
+            raise LookupError("no such row") from error
+
+    net = install_safety_net(app, environment="production")
+    exchange = Exchange(net, f"/{path}")
+    with suppress(ResponseCutOffError):
+        await exchange.run()
+
+    assert CANARY not in str(exchange.sent)
+    assert len(records(caplog)) == 1
+    assert (CANARY in log_text(caplog)) is quoted
+
+
+async def test_a_mounted_application_needs_handlers_of_its_own(
+    app: FastAPI, client: httpx.AsyncClient
+) -> None:
+    class Form(BaseModel):
+        """Something with a secret."""
+
+        password: int
+
+    async def store(form: Form) -> int:
+        return form.password
+
+    bare, own = FastAPI(), FastAPI()
+    install_problem_handlers(own)
+    install_validation_handler(own)
+    for mounted, path in ((bare, "/bare"), (own, "/own")):
+        mounted.add_api_route("/forms", store, methods=["POST"])
+        app.mount(path, mounted)
+
+    leaking = await client.post("/bare/forms", json={"password": CANARY})
+    assert (leaking.status_code, CANARY in leaking.text) == (422, True)
+    response = await client.post("/own/forms", json={"password": CANARY})
+    assert CANARY not in response.text
+    problem(response, 422)
 
 
 async def test_a_websocket_is_closed_without_the_values(
