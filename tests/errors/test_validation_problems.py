@@ -547,12 +547,11 @@ async def test_errors_of_a_model_that_the_endpoint_validates_itself_are_of_the_b
 async def test_messages_of_one_place_are_bounded(
     app: FastAPI, client: httpx.AsyncClient
 ) -> None:
-    kinds: list[Any] = [Annotated[int, Field(ge=number)] for number in range(400)]
-    route(app, dict[str, reduce(or_, kinds)])
-    body = {"k" * 300 + str(number): -1 for number in range(5)}
-    response = await client.post("/body", json=body)
+    kinds: list[Any] = [Annotated[int, Field(ge=number)] for number in range(600)]
+    route(app, reduce(or_, kinds))
+    response = await client.post("/body", json=-1)
     document = problem(response, 422)
-    assert len(response.content) < 10_000
+    assert len(response.content) < 2_000
     assert len(document["errors"]) == 1
     assert document["truncated"] is True
 
