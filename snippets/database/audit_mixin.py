@@ -39,8 +39,8 @@ def set_actor(actor: str, *, clock: Clock = _utc_now) -> Iterator[None]:
 
     A commit sends too, so it belongs inside. `clock` returns an aware time.
     """
-    if not 0 < len(actor) <= ACTOR_LENGTH:
-        raise ValueError(f"an actor has 1 to {ACTOR_LENGTH} characters")
+    if not (0 < len(actor) <= ACTOR_LENGTH and actor.isprintable()):
+        raise ValueError(f"an actor has 1 to {ACTOR_LENGTH} printable characters")
     token = _author.set((actor, clock))
     try:
         yield

@@ -505,9 +505,11 @@ async def test_a_commit_after_the_block_fails_and_writes_nothing(
         assert await session.get(User, 1) is None
 
 
-@pytest.mark.parametrize("actor", ["", "x" * 256])
+@pytest.mark.parametrize(
+    "actor", ["", "x" * 256, "nul\0", "line\nbreak", "line\rbreak", "\ud800"]
+)
 def test_an_actor_that_no_column_holds_is_refused(actor: str) -> None:
-    with pytest.raises(ValueError, match="1 to 255 characters"), set_actor(actor):
+    with pytest.raises(ValueError, match="1 to 255 printable"), set_actor(actor):
         pass
 
 
