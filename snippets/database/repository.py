@@ -74,7 +74,7 @@ class BaseRepository(Generic[T]):
     ) -> Page[T]:
         """Return a page of what matches, in order of `-created_at,email`, then of key.
 
-        Raises `ValueError` unless limit is 1 to `max_limit`, the default, and offset >= 0.
+        Raises `ValueError` unless limit is 1 to `max_limit`, the default, offset >= 0.
         """
         limit = self.max_limit if limit is None else limit
         if not 1 <= limit <= self.max_limit or offset < 0:
