@@ -124,19 +124,20 @@ def models_of(mixin: type) -> dict[sa.Table, type]:
     return found
 
 
-def imitates(part: object, tables: Collection[sa.Table]) -> bool:
-    """Return whether a part is of another table that has the name of one of these."""
+def names(part: object, tables: Collection[sa.Table]) -> bool:
+    """Return whether a part is of one of these tables, or of a double of its name."""
     table = table_of(part)
     if not isinstance(table, sa.TableClause) or table in tables:
-        return False
-    name = "fullname" if isinstance(table, sa.Table) else "name"
-    names = {getattr(each, name).casefold() for each in tables}
-    return getattr(table, name).casefold() in names and not isinstance(part, Annotated)
+        return isinstance(table, sa.TableClause)
+    how = "fullname" if isinstance(table, sa.Table) else "name"
+    taken = {getattr(each, how).casefold() for each in tables}
+    return getattr(table, how).casefold() in taken and not isinstance(part, Annotated)
 
 
 def _refuse_doubles(statement: Element, tables: Collection[sa.Table]) -> None:
-    if any(imitates(part, tables) for part in visitors.iterate(statement)):
-        raise sa.exc.InvalidRequestError("not narrowed: name the table of the model")
+    for part in visitors.iterate(statement):
+        if names(part, tables) and table_of(part) not in tables:
+            raise sa.exc.InvalidRequestError("not narrowed: name the model's table")
 
 
 def _swap(statement: Element, old: Element, new: Element) -> Element:

@@ -502,7 +502,7 @@ async def test_another_table_of_the_same_name_is_refused(
     ]
     async with sessions() as session:
         for statement in statements:
-            with pytest.raises(InvalidRequestError, match="the table of the model"):
+            with pytest.raises(InvalidRequestError, match="the model's table"):
                 await session.execute(statement)
         options = {"closed": "too"}
         assert await session.scalar(func.max(COPY.c.id), execution_options=options) == 3
