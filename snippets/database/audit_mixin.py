@@ -19,7 +19,7 @@ from sqlalchemy.engine.interfaces import ExecutionContext
 from sqlalchemy.exc import DontWrapMixin, InvalidRequestError
 from sqlalchemy.ext.asyncio import async_sessionmaker
 from sqlalchemy.orm import mapped_column
-from sqlalchemy.sql import visitors
+from sqlalchemy.sql.visitors import cloned_traverse, iterate
 
 from snippets.database.row_filter import models_of, names
 
@@ -105,9 +105,7 @@ def _before_statement(state: orm.ORMExecuteState) -> None:
     whole: Any = state.statement
     statement = getattr(whole, "element", whole)  # it may be within from_statement()
     tables = {each for each in models_of(AuditMixin) if "created_at" in each.c}
-    writes = (
-        e for e in visitors.iterate(whole) if isinstance(e, sa.Insert | sa.Update)
-    )
+    writes = (e for e in iterate(whole) if isinstance(e, sa.Insert | sa.Update))
     if not (found := [each for each in writes if names(each.table, tables)]):
         return
     if found != [statement] or statement.table not in tables:
@@ -126,8 +124,7 @@ def _before_statement(state: orm.ORMExecuteState) -> None:
 
     loose = given or statement is not whole or "_maintain_values_ordering" in inside
     if "_post_values_clause" in inside:
-        stamps = {"on_conflict_do_update": stamp}
-        state.statement = visitors.cloned_traverse(whole, {}, stamps)
+        state.statement = cloned_traverse(whole, {}, {"on_conflict_do_update": stamp})
     elif values and state.is_update and not loose:
         now = sa.literal(_author.get()[1](), old.updated_at.type)
         new = {"updated_at": now, "updated_by": current_actor()}
