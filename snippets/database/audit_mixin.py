@@ -2,7 +2,7 @@
 
 The columns fill themselves in all that SQLAlchemy sends, be it the unit of work, bulk
 or Core, at no further statement. Where nobody has said who is writing, nothing is sent.
-Values can be forged only in `text()` or DDL, or on `session.connection()`.
+Forging is left to text, DDL, `session.connection()`, and a class without the mixin.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import async_sessionmaker
 from sqlalchemy.orm import mapped_column
 from sqlalchemy.sql.visitors import cloned_traverse, iterate
 
-from snippets.database.row_filter import models_of, names
+from snippets.database.row_filter import models_of, shares_name
 
 ACTOR_LENGTH = 255
 AUDITED = frozenset(("created_at", "created_by", "updated_at", "updated_by"))
@@ -106,7 +106,7 @@ def _before_statement(state: orm.ORMExecuteState) -> None:
     statement = getattr(whole, "element", whole)  # it may be within from_statement()
     tables = {each for each in models_of(AuditMixin) if "created_at" in each.c}
     writes = (e for e in iterate(whole) if isinstance(e, sa.Insert | sa.Update))
-    if not (found := [each for each in writes if names(each.table, tables)]):
+    if not (found := [each for each in writes if shares_name(each.table, tables)]):
         return
     if found != [statement] or statement.table not in tables:
         raise InvalidRequestError("write to a model itself, and not within a query")

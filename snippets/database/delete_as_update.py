@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy import event, orm
 from sqlalchemy.exc import InvalidRequestError
 
-from snippets.database.row_filter import Condition, models_of, names
+from snippets.database.row_filter import Condition, models_of, shares_name
 
 AT_ONCE = 10_000  # parts of keys in one statement, of which a driver takes 32,000
 
@@ -57,7 +57,7 @@ class DeleteAsUpdate:
         """Do what becomes of a DELETE; return None if it is of another model."""
         own: dict[Any, type] = models_of(self.mixin)
         model = delete.entity_description.get("entity") or own.get(delete.table)
-        if not isinstance(model, type) and names(delete.table, own):
+        if not isinstance(model, type) and shares_name(delete.table, own):
             raise InvalidRequestError("delete from a model or its table, not a double")
         if not isinstance(model, type) or not issubclass(model, self.mixin):
             return None

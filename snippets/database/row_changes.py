@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy import event, orm
 
 from snippets.database.row_diff import Change, Row, UnrecordedError, diff
-from snippets.database.row_filter import models_of, names
+from snippets.database.row_filter import models_of, shares_name
 
 READ_AT_ONCE = 1_000
 
@@ -130,7 +130,7 @@ def _before_row(mapper: orm.Mapper[Any], _: object, row: object) -> None:
         ends = [mapper.local_table, each.mapper.local_table] if each.post_update else []
         ends += [] if each.secondary is None or each.viewonly else [each.secondary]
         tables = models_of(AuditedMixin) if ends else {}
-        if any(names(end, tables) for end in ends):
+        if any(shares_name(end, tables) for end in ends):
             raise UnrecordedError(f"{each} writes rows of which no event tells")
     if not isinstance(row, AuditedMixin):
         return

@@ -124,7 +124,7 @@ def models_of(mixin: type) -> dict[sa.Table, type]:
     return found
 
 
-def names(part: object, tables: Collection[sa.Table]) -> bool:
+def shares_name(part: object, tables: Collection[sa.Table]) -> bool:
     """Return whether a part is of one of these tables, or of a double of its name."""
     table = table_of(part)
     if not isinstance(table, sa.TableClause) or table in tables:
@@ -136,7 +136,7 @@ def names(part: object, tables: Collection[sa.Table]) -> bool:
 
 def _refuse_doubles(statement: Element, tables: Collection[sa.Table]) -> None:
     for part in visitors.iterate(statement):
-        if names(part, tables) and table_of(part) not in tables:
+        if shares_name(part, tables) and table_of(part) not in tables:
             raise sa.exc.InvalidRequestError("not narrowed: name the model's table")
 
 

@@ -28,7 +28,7 @@ from snippets.database.row_changes import (
     watches,
 )
 from snippets.database.row_diff import UnrecordedError
-from snippets.database.row_filter import models_of, names
+from snippets.database.row_filter import models_of, shares_name
 
 MOST_ROWS = 10_000
 """What one UPDATE or DELETE may find, or half as many if the key has two columns."""
@@ -75,7 +75,7 @@ def writes_to(part: object, tables: Collection[sa.Table]) -> bool:
     """Return whether a part of a statement writes to one of the tables, or may."""
     if isinstance(part, sa.UpdateBase):
         inner = visitors.iterate(part.table)  # which may be an alias
-        return any(names(each, tables) for each in inner)
+        return any(shares_name(each, tables) for each in inner)
     text = part.text if isinstance(part, sa.TextClause) else ""
     text = part.statement.casefold() if isinstance(part, sa.DDL) else text.casefold()
     taken = (table.name.casefold() for table in tables)
