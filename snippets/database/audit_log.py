@@ -23,7 +23,7 @@ from sqlalchemy.sql import visitors
 from snippets.database.audit_mixin import ACTOR_LENGTH, current_actor
 from snippets.database.row_changes import tell_flushes
 from snippets.database.row_diff import Change
-from snippets.database.statement_changes import tell_statements
+from snippets.database.statement_changes import tell_statements, writes_to
 
 LONGEST_ORIGIN = 255
 """Characters of a tenant and of a request id."""
@@ -135,8 +135,8 @@ def install_audit_log(
 
 def _refuse_statement(state: orm.ORMExecuteState) -> None:
     statement: Any = state.statement
-    for part in visitors.iterate(statement):
-        _refuse(isinstance(part, sa.UpdateBase) and part.table == AuditEntry.__table__)
+    entries = {*AuditBase.metadata.tables.values()}
+    _refuse(any(writes_to(part, entries) for part in visitors.iterate(statement)))
 
 
 def _refuse_flush(session: orm.Session, *_: object) -> None:

@@ -2,6 +2,7 @@
 
 The columns fill themselves in all that SQLAlchemy sends, be it the unit of work, bulk
 or Core, at no further statement. Where nobody has said who is writing, nothing is sent.
+Forging is left to text, DDL, `session.connection()`, and a class without the mixin.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,11 +18,14 @@ from sqlalchemy import event, orm
 from sqlalchemy.engine.interfaces import ExecutionContext
 from sqlalchemy.exc import DontWrapMixin, InvalidRequestError
 from sqlalchemy.ext.asyncio import async_sessionmaker
-from sqlalchemy.orm import Mapped, mapped_column
-from sqlalchemy.sql import visitors
+from sqlalchemy.orm import mapped_column
+from sqlalchemy.sql.visitors import cloned_traverse, iterate
+
+from snippets.database.row_filter import models_of, shares_name
 
 ACTOR_LENGTH = 255
 AUDITED = frozenset(("created_at", "created_by", "updated_at", "updated_by"))
+BULK = ("bulk_save_objects", "bulk_insert_mappings", "bulk_update_mappings")
 
 Clock = Callable[[], datetime]
 Values = Mapping[Any, Any]
@@ -35,13 +39,10 @@ class NoActorError(DontWrapMixin, LookupError):
 
 @contextmanager
 def set_actor(actor: str, *, clock: Clock = _utc_now) -> Iterator[None]:
-    """Let what is sent inside the block be the actor's doing.
-
-    A commit sends too, so it belongs inside. `clock` returns an aware time.
-    """
-    if not 0 < len(actor) <= ACTOR_LENGTH:
-        raise ValueError(f"an actor has 1 to {ACTOR_LENGTH} characters")
-    token = _author.set((actor, clock))
+    """Let what is sent inside, by a commit too, be the actor's; a clock is aware."""
+    if not (0 < len(actor) <= ACTOR_LENGTH and actor.isprintable()):
+        raise ValueError(f"an actor has 1 to {ACTOR_LENGTH} printable characters")
+    token = _author.set((actor, lambda: clock().astimezone(UTC)))
     try:
         yield
     finally:
@@ -55,14 +56,9 @@ def current_actor() -> str:
     raise NoActorError("nobody is writing: enter set_actor()")
 
 
-def _now() -> datetime:
-    return _author.get()[1]().astimezone(UTC)
-
-
 def _once(context: ExecutionContext) -> datetime:
-    """Return the time, which for all rows of one statement is the same."""
-    time: datetime = vars(context).get("audit_time") or _now()
-    vars(context)["audit_time"] = time
+    time: datetime = vars(context).get("audit_time") or _author.get()[1]()
+    vars(context)["audit_time"] = time  # for all rows of the statement
     return time
 
 
@@ -76,10 +72,10 @@ class AuditMixin:
     An unchanged value is no update, save in bulk, if ordered, JSON or a parameter.
     """
 
-    created_at: Mapped[datetime] = _at(default=_once, info={"audit": True})
-    created_by: Mapped[str] = _by()
-    updated_at: Mapped[datetime] = _at(default=_once, onupdate=_once)
-    updated_by: Mapped[str] = _by(onupdate=current_actor)
+    created_at: orm.Mapped[datetime] = _at(default=_once)
+    created_by: orm.Mapped[str] = _by()
+    updated_at: orm.Mapped[datetime] = _at(default=_once, onupdate=_once)
+    updated_by: orm.Mapped[str] = _by(onupdate=current_actor)
 
 
 def install_audit_mixin(sessions: async_sessionmaker[Any]) -> None:
@@ -88,8 +84,12 @@ def install_audit_mixin(sessions: async_sessionmaker[Any]) -> None:
     They raise `InvalidRequestError` for a value given to one, fill them in an upsert,
     and keep them in a row that a bulk UPDATE leaves as it is. Refresh instances after.
     """
+
+    def refuse(*_: object, **__: object) -> None:
+        raise InvalidRequestError("bulk methods check no value: send a statement")
+
     base = sessions.kw.get("sync_session_class", sessions.class_.sync_session_class)
-    own = type(base.__name__, (base,), {})
+    own = type(base.__name__, (base,), dict.fromkeys(BULK, refuse))
     event.listen(own, "before_flush", _before_flush)
     event.listen(own, "do_orm_execute", _before_statement)
     sessions.configure(sync_session_class=own)
@@ -104,15 +104,17 @@ def _before_flush(session: orm.Session, *_: object) -> None:
 def _before_statement(state: orm.ORMExecuteState) -> None:
     whole: Any = state.statement
     statement = getattr(whole, "element", whole)  # it may be within from_statement()
-    if not (state.is_insert or state.is_update):
+    tables = {each for each in models_of(AuditMixin) if "created_at" in each.c}
+    writes = (e for e in iterate(whole) if isinstance(e, sa.Insert | sa.Update))
+    if not (found := [each for each in writes if shares_name(each.table, tables)]):
         return
-    parts, given, old = vars(statement), state.parameters or (), statement.table.c
-    if "audit" not in getattr(old.get("created_at"), "info", ()):
-        return
-    values, many = parts.get("_values", {}), parts.get("_multi_values", ())
+    if found != [statement] or statement.table not in tables:
+        raise InvalidRequestError("write to a model itself, and not within a query")
+    inside, given, old = vars(statement), state.parameters or (), statement.table.c
+    values, many = inside.get("_values", {}), inside.get("_multi_values", ())
     rows = chain(*many, [given] if isinstance(given, dict) else given)
     named = (row if isinstance(row, dict) else old.keys()[: len(row)] for row in rows)
-    _refuse(chain(values, parts.get("_select_names", ()), *named))
+    _refuse(chain(values, inside.get("_select_names", ()), *named))
 
     def stamp(upsert: object) -> None:  # in which SQLAlchemy heeds no `onupdate`
         sets = vars(upsert)["update_values_to_set"]
@@ -120,20 +122,17 @@ def _before_statement(state: orm.ORMExecuteState) -> None:
         new = {key: statement.excluded[key] for key in ("updated_at", "updated_by")}
         vars(upsert)["update_values_to_set"] = {**sets, **_if_changed(old, sets, new)}
 
-    loose = given or statement is not whole or "_maintain_values_ordering" in parts
-    if "_post_values_clause" in parts:
-        stamps = {"on_conflict_do_update": stamp}
-        state.statement = visitors.cloned_traverse(whole, {}, stamps)
+    loose = given or statement is not whole or "_maintain_values_ordering" in inside
+    if "_post_values_clause" in inside:
+        state.statement = cloned_traverse(whole, {}, {"on_conflict_do_update": stamp})
     elif values and state.is_update and not loose:
-        now = sa.literal(_now(), old.updated_at.type)
+        now = sa.literal(_author.get()[1](), old.updated_at.type)
         new = {"updated_at": now, "updated_by": current_actor()}
         state.statement = statement.values(_if_changed(old, values, new))
 
 
 def _if_changed(old: Values, values: Values, stamps: Values) -> Values:
-    """Return the stamps for a row which the values change, and for others the old."""
-    keys = {key: getattr(key, "key", key) for key in values}
-    changed = sa.or_(*(_differs(old[keys[key]], values[key]) for key in values))
+    changed = sa.or_(*(_differs(old[getattr(k, "key", k)], values[k]) for k in values))
     return {key: sa.case((changed, stamps[key]), else_=old[key]) for key in stamps}
 
 

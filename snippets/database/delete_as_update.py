@@ -3,24 +3,26 @@
 It covers `session.delete` and DELETE of a mapped class or of its table, and follows the
 relationships whose cascade includes "delete". Their parents are locked first, where the
 database can do that, so that none gets another child; the youngest change first, so
-that no constraint sees a live child of a deleted parent. An orphan that the unit of
-work would delete is refused, and the flush with it. Not covered is a DELETE in a CTE.
+that no constraint sees a live child of a deleted parent. Refused are an orphan that the
+unit of work would delete, an alias, and a table's double; not seen a DELETE in a CTE.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy import event, orm
 from sqlalchemy.exc import InvalidRequestError
-from sqlalchemy.orm.interfaces import ONETOMANY
-from sqlalchemy.schema import sort_tables
 
-from snippets.database.row_filter import Condition, models_of
+from snippets.database.row_filter import Condition, models_of, shares_name
+
+AT_ONCE = 10_000  # parts of keys in one statement, of which a driver takes 32,000
 
 Conditions: TypeAlias = Sequence[Condition]
+Options: TypeAlias = Mapping[str, Any]
 Parameters: TypeAlias = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 
 
@@ -50,51 +52,50 @@ class DeleteAsUpdate:
         return self.delete(session, statement, state.parameters, options)
 
     def delete(
-        self,
-        session: orm.Session,
-        statement: sa.Delete,
-        parameters: Parameters,
-        options: Mapping[str, Any],
+        self, session: orm.Session, delete: sa.Delete, given: Parameters, how: Options
     ) -> sa.Result[Any] | None:
         """Do what becomes of a DELETE; return None if it is of another model."""
-        model = statement.entity_description.get("entity")
-        if model is None and isinstance(statement.table, sa.Table):
-            model = models_of(self.mixin).get(statement.table)
-        if model is None or not issubclass(model, self.mixin):
+        own: dict[Any, type] = models_of(self.mixin)
+        model = delete.entity_description.get("entity") or own.get(delete.table)
+        if not isinstance(model, type) and shares_name(delete.table, own):
+            raise InvalidRequestError("delete from a model or its table, not a double")
+        if not isinstance(model, type) or not issubclass(model, self.mixin):
             return None
-        if isinstance(parameters, Sequence):
+        if isinstance(given, Sequence):
             raise InvalidRequestError("a DELETE takes one set of parameters at a time")
         known = (*session.identity_map.values(), *session.new)
         if not any(isinstance(row, self.mixin) for row in known):
-            options = {"synchronize_session": False, **options}  # takes half the time
-        run = partial(session.execute, execution_options=options)
-        physical = options.get("physical", False)
-        values = {} if physical else options.get("deletion") or self.values()
-
-        def is_in(model: type) -> Condition:
-            return sa.not_(self.is_live(model)) if physical else self.is_live(model)
-
-        given = statement.whereclause
-        where: Conditions = [is_in(model), *([] if given is None else [given])]
+            how = {"synchronize_session": False, **how}  # takes half the time
+        run = partial(session.execute, execution_options=how)
+        physical = how.get("physical", False)
+        values = {} if physical else how.get("deletion") or self.values()
+        is_in = (lambda of: sa.not_(self.is_live(of))) if physical else self.is_live
+        where: Conditions = [is_in(model), *vars(delete).get("_where_criteria", ())]
+        batches = [where]
         if any(each.cascade.delete for each in orm.class_mapper(model).relationships):
             key = _attributes(model, orm.class_mapper(model).primary_key)
             query = sa.select(*key).where(*where).with_for_update(of=model)
-            found = [tuple(row) for row in run(query, parameters)]
-            where, parameters = [sa.tuple_(*key).in_(found)], None
-        steps: list[Any] = []
-        for each, its in family(self.mixin, model, where, is_in):
-            step = sa.delete(each) if physical else sa.update(each).values(values)
-            steps.append(step.where(*its))
+            found, given = [tuple(row) for row in run(query, given)], None
+            size = AT_ONCE // len(key)
+            starts = range(0, len(found) or 1, size)
+            batches = [[sa.tuple_(*key).in_(found[at : at + size])] for at in starts]
         # `returning_column_descriptions` fails for an expression such as `true()`.
-        if returned := vars(statement).get("_returning"):
-            steps[-1] = steps[-1].returning(*returned)
+        returned = vars(delete).get("_returning", ())
+        steps: list[Any] = []
+        for each, its in chain(*(family(self.mixin, model, b, is_in) for b in batches)):
+            step: Any = sa.delete(each) if physical else sa.update(each).values(values)
+            wanted = returned if each is model else ()
+            steps.append(step.where(*its).returning(*wanted))
         if physical:
             session.flush()  # lest an orphan goes with them
             session.info["purging"] = True
         try:
-            return [run(step, parameters) for step in steps][-1]
+            results = [run(step, given) for step in steps]
         finally:
             session.info.pop("purging", None)
+        of_each = len(steps) // len(batches)
+        first, *others = results[of_each - 1 :: of_each]
+        return first.merge(*others) if others else first
 
     def _flush(self, session: orm.Session, *_: object) -> None:
         doomed = [row for row in session.deleted if isinstance(row, self.mixin)]
@@ -102,7 +103,7 @@ class DeleteAsUpdate:
             return
         session.add_all(doomed)  # takes back `session.delete`
         deletion = {"deletion": self.values()}
-        tables = sort_tables(models_of(self.mixin))
+        tables = sa.schema.sort_tables(models_of(self.mixin))
         doomed.sort(key=lambda row: -tables.index(sa.inspect(row).mapper.tables[0]))
         for row in doomed:
             where = has_key(type(row), sa.inspect(row).identity)
@@ -126,7 +127,7 @@ def family(
     for relationship in orm.class_mapper(model).relationships:
         if relationship.cascade.delete:
             child = relationship.mapper.class_
-            to_children = relationship.direction is ONETOMANY and child is not model
+            to_children = relationship.direction is orm.ONETOMANY and child is not model
             if not to_children or not issubclass(child, mixin):
                 raise TypeError(f"{relationship} cannot cascade a soft deletion")
             keys, links = zip(*relationship.local_remote_pairs, strict=True)
@@ -143,8 +144,6 @@ def has_key(model: type, key: object) -> Conditions:
     return [column == value for column, value in zip(columns, values, strict=True)]
 
 
-def _attributes(
-    model: type, columns: Sequence[sa.ColumnElement[Any]]
-) -> list[orm.InstrumentedAttribute[Any]]:
+def _attributes(model: type, columns: Sequence[Any]) -> list[Any]:
     find = orm.class_mapper(model).get_property_by_column
     return [find(column).class_attribute for column in columns]

@@ -3,11 +3,12 @@
 Subqueries, CTEs and joins are narrowed, and what a write reads, changes or merges into.
 An outer join keeps the row whose partner is hidden. Mapped classes are left to
 `with_loader_criteria`, but for those that an UPDATE or DELETE reads beside its own.
-Refused are joins that were written with classes, and a SELECT among rows of values.
-Not narrowed are `text()`, and in a query a table that stands beside its class.
+Refused are joins that were written with classes, a SELECT among rows of values, and a
+write within a statement. Not narrowed are text, what only has the name of a table, and
+in a query a table that stands beside its class.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, TypeAlias
@@ -35,7 +36,7 @@ def narrow_tables(
     Raises `InvalidRequestError` for what is refused.
     """
     parts = [*visitors.iterate(statement)]
-    _refuse_joins(parts, tables)
+    refuse_parts(statement, tables)
     if any(part in tables for part in _in_rows(statement, given)):
         raise InvalidRequestError("a SELECT among rows of values: send it by itself")
     nested = any(isinstance(part, sa.SelectBase) for part in parts)
@@ -45,27 +46,33 @@ def narrow_tables(
         beside = [part.table for part in surface if isinstance(part, sa.Column)]
         for table in dict.fromkeys([target, *beside]):
             of_class = table is target and isinstance(target, Annotated)
-            if _unaliased(table) in tables and not of_class:
+            if table_of(table) in tables and not of_class:
                 statement = statement.where(condition(table.c))
-            elif _unaliased(table) in tables and isinstance(table, sa.Alias):
+            elif table_of(table) in tables and isinstance(table, sa.Alias):
                 raise InvalidRequestError("not narrowed: write to no alias of a class")
     if nested or any("update_whereclause" in vars(part) for part in parts):
         return _Narrowing(statement, tables, condition).narrow()
     return statement
 
 
-def refuse_joins(statement: Element, tables: Tables) -> None:
-    """Raise `InvalidRequestError` for `sa.join()` or `orm.join()` of mapped classes."""
-    _refuse_joins(visitors.iterate(statement), tables)
+def table_of(part: Element) -> Element:
+    """Return the table that a part is a column or an alias of, or the part itself."""
+    table = part.table if isinstance(part, sa.ColumnClause) else part
+    while isinstance(table, sa.Alias):
+        table = table.element
+    return table
 
 
-def _refuse_joins(parts: Iterable[Element], tables: Tables) -> None:
-    for join in parts:
+def refuse_parts(whole: Element, tables: Tables) -> None:
+    """Raise `InvalidRequestError` for joins of classes, and a write in a statement."""
+    for part in visitors.iterate(whole):
         # A mapper's own join, of inheritance, is annotated itself or has bare sides.
-        if isinstance(join, sa.Join) and not isinstance(join, Annotated):
-            explicit = any(isinstance(side, Annotated) for side in _sides(join))
-            if explicit and any(part in tables for part in visitors.iterate(join)):
-                raise InvalidRequestError("not narrowed: use Select.join()")
+        if isinstance(part, sa.Join) and not isinstance(part, Annotated):
+            refused = any(isinstance(side, Annotated) for side in _sides(part))
+        else:
+            refused = isinstance(part, sa.UpdateBase) and part is not whole
+        if refused and any(table_of(each) in tables for each in visitors.iterate(part)):
+            raise InvalidRequestError("not narrowed: use Select.join(), nest no write")
 
 
 @dataclass
@@ -102,7 +109,7 @@ class _Narrowing:
     def _add(self, select: sa.Select[Any]) -> None:
         for table in chain(*map(_sides, select.get_final_froms())):
             stays = hash(table) in self.kept and not isinstance(table, Annotated)
-            if stays and _unaliased(table) in self.tables:
+            if stays and table_of(table) in self.tables:
                 vars(select)["_where_criteria"] += (self.condition(table.c),)
 
     def _merge(self, upsert: sa.ClauseElement) -> None:
@@ -118,20 +125,13 @@ class _Narrowing:
 
     def _replace(self, element: Element, **_: object) -> Element:
         table = element.table if isinstance(element, sa.Column) else element
-        base = _unaliased(table)
-        if base not in self.tables or hash(table) in self.kept:
+        if (base := table_of(table)) not in self.tables or hash(table) in self.kept:
             return None
         if table not in self.remaining:
             rows = sa.select(base).where(self.condition(base.c))
             self.remaining[table] = rows.subquery(table.name)
         rest = self.remaining[table]
         return rest if table is element else rest.c[element.key]
-
-
-def _unaliased(table: Element) -> Element:
-    while isinstance(table, sa.Alias):
-        table = table.element
-    return table
 
 
 def _sides(table: Element) -> Iterator[Element]:

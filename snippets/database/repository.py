@@ -30,9 +30,8 @@ class Page(Generic[T]):
 class BaseRepository(Generic[T]):
     """The rows of a model that has one table to itself.
 
-    All filters must match. A key is a value, or a tuple in the primary key's order. If
-    the model has `deleted_at`, rows where it is set are hidden from all but `delete`,
-    unless a reader asks to `include_deleted`.
+    All filters must match. A key is a value, or a tuple in the primary key's order.
+    Rows whose `deleted_at` is set are hidden from all but `delete`, `include_deleted`.
     """
 
     max_limit: ClassVar[int] = 100
@@ -50,10 +49,13 @@ class BaseRepository(Generic[T]):
             raise TypeError(f"{model.__name__} does not have one table to itself")
 
     async def get(self, key: object, *, include_deleted: bool = False) -> T | None:
-        """Return the row; one that the session already holds costs no statement."""
+        """Return the row; one that the session holds in full costs no statement."""
         row = await self.session.get(self.model, self._key(key))
-        hidden = not include_deleted and getattr(row, "deleted_at", None) is not None
-        return None if hidden else row
+        if row is None or include_deleted:
+            return row
+        if "deleted_at" in sa.inspect(row).unloaded:  # the session held it without
+            return await self.get_by(self._is(key))
+        return None if getattr(row, "deleted_at", None) else row
 
     async def get_by(self, *filters: Filter, include_deleted: bool = False) -> T | None:
         """Return the one row that matches; several raise `MultipleResultsFound`."""
@@ -72,8 +74,7 @@ class BaseRepository(Generic[T]):
     ) -> Page[T]:
         """Return a page of what matches, in order of `-created_at,email`, then of key.
 
-        The limit is 1 to `max_limit`, the default, and the offset is 0 or more; other
-        values raise `ValueError`.
+        Raises `ValueError` unless limit is 1 to `max_limit`, the default, offset >= 0.
         """
         limit = self.max_limit if limit is None else limit
         if not 1 <= limit <= self.max_limit or offset < 0:
@@ -121,9 +122,8 @@ class BaseRepository(Generic[T]):
         return bool(await write_or_conflict(self.session, self.model, delete))
 
     async def _update(self, key: object, values: Mapping[str, object]) -> T | None:
-        live = self._where(include_deleted=False)
-        update = sa.update(self.model).where(self._is(key), *live)
-        rows = await self._write(update, values)
+        live = self._where(self._is(key), include_deleted=False)
+        rows = await self._write(sa.update(self.model).where(*live), values)
         return rows[0] if rows else None
 
     async def _write(

@@ -3,7 +3,9 @@
 The rows are read from the database before the flush writes them, and locked where it
 can lock, and again after. So what is told is what happened, also where the session had
 not loaded the old value or held a stale one. A row that comes out as it was is not told
-of. What the database does by itself, in a trigger or an ON DELETE, is not seen.
+of. A relationship that writes without an event is refused, and a new row that its key
+does not find again. Not seen is what the database does by itself, in a trigger or an
+ON DELETE, and what is done by a class without the mixin on the same table.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,10 +16,12 @@ import sqlalchemy as sa
 from sqlalchemy import event, orm
 
 from snippets.database.row_diff import Change, Row, UnrecordedError, diff
+from snippets.database.row_filter import models_of, shares_name
 
 READ_AT_ONCE = 1_000
 
 Key: TypeAlias = tuple[object, ...]
+Given: TypeAlias = Mapping[str, Any] | None
 Record: TypeAlias = Callable[[orm.Session, Sequence[Change]], None]
 
 
@@ -27,7 +31,7 @@ class AuditedMixin:
 
 @dataclass(eq=False)
 class Watch:
-    """The rows that one write may change, as they were before it; None for no row."""
+    """The rows that one write may change, as they were before it; None if it is new."""
 
     session: orm.Session
     rows: dict[sa.Table, dict[Key, Row | None]] = field(default_factory=dict)
@@ -42,10 +46,12 @@ class Watch:
         found: list[Change | None] = []
         for table, before in self.rows.items():
             after = self._read(table, [*before], lock=False)
-            for other in watches(self.session):
-                if other is not self:
-                    seen = {key: after.get(key) for key in before}
-                    other.rows.setdefault(table, {}).update(seen)
+            if any(old is None and key not in after for key, old in before.items()):
+                raise UnrecordedError(f"{table.name}: a key is read in another form")
+            for other in {*watches(self.session)} - {self}:
+                kept = other.rows.get(table, {}).items()
+                other.rows[table] = {k: v for k, v in kept if k not in before}
+                other.rows[table] |= after
             found += (diff(table, old, after.get(key)) for key, old in before.items())
         return [change for change in found if change]
 
@@ -72,13 +78,10 @@ def rows_of(table: sa.Table, where: sa.ColumnElement[bool]) -> sa.Select[Any]:
 
 
 def by_key(
-    session: orm.Session,
-    table: sa.Table,
-    query: sa.Select[Any],
-    values: Mapping[str, Any] | None = None,
+    session: orm.Session, table: sa.Table, query: sa.Select[Any], given: Given = None
 ) -> dict[Key, Row]:
     """Return the rows of such a query under their keys, whatever the session hides."""
-    rows = session.connection({"clause": table}).execute(query, values).mappings()
+    rows = session.connection({"clause": table}).execute(query, given).mappings()
     return {tuple(row[part] for part in table.primary_key): row for row in rows}
 
 
@@ -121,9 +124,15 @@ def tell_flushes(session_class: type[orm.Session], record: Record) -> None:
 
 def _before_row(mapper: orm.Mapper[Any], _: object, row: object) -> None:
     session = orm.object_session(row)
-    if not isinstance(row, AuditedMixin) or session is None:
+    if session is None or "watches" not in session.info:  # somebody else's session
         return
-    if "watches" not in session.info:  # somebody else's session
+    for each in mapper.relationships:
+        ends = [mapper.local_table, each.mapper.local_table] if each.post_update else []
+        ends += [] if each.secondary is None or each.viewonly else [each.secondary]
+        tables = models_of(AuditedMixin) if ends else {}
+        if any(shares_name(end, tables) for end in ends):
+            raise UnrecordedError(f"{each} writes rows of which no event tells")
+    if not isinstance(row, AuditedMixin):
         return
     table, watch, state = table_of(mapper), watches(session)[0], sa.inspect(row)
     key = tuple(mapper.primary_key_from_instance(row))

@@ -70,7 +70,7 @@ def _told(
 ) -> tuple[object, object] | None:
     if column.info.get("redacted"):
         masked = [None if value is None else MASK for value in (old, new)]
-        return None if old == new else (masked[0], masked[1])
+        return None if _form(old) == _form(new) else (masked[0], masked[1])
     was, now = (_encoded(str(column), value) for value in (old, new))
     return None if was == now else (_shortened(was), _shortened(now))
 
@@ -88,6 +88,14 @@ def _encoded(name: str, value: object) -> bytes:
         kind = type(value).__name__
         # Without the cause, whose message may quote the value.
         raise UnrecordedError(f"{name}: JSON cannot hold this {kind}") from None
+
+
+def _form(value: object) -> object:
+    """Return the JSON of a value, or the value itself if it has none."""
+    try:
+        return _encoded("", value)
+    except UnrecordedError:
+        return value
 
 
 def _shortened(text: bytes) -> object:

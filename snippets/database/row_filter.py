@@ -1,26 +1,29 @@
 """Add one condition on rows to whatever a session sends, however it was written.
 
 Mapped classes and their aliases, relationships with every loading strategy, refreshes,
-bulk updates by key, statements on bare tables, and what a write reads or merges into
-are narrowed. Refused are `sa.join()` and `orm.join()` of classes, and a SELECT among
-rows of values. Not narrowed are `text()`, a bare table in a query of mapped classes, a
-`secondary` table, an expression that a flush sends, a write within another statement,
-what is sent through `session.connection()`, and the bare tables of joined inheritance.
+bulk updates by key, statements on bare tables, functions that are executed, and what a
+write reads or merges into are narrowed. Refused are `sa.join()` and `orm.join()` of
+classes, a SELECT among rows of values, a write within a statement, and a table's double
+such as `sa.table()`. Not narrowed are text, a bare table in a query of classes, that of
+a `secondary`, a view, or joined inheritance, an expression that a flush sends or that
+`with_expression` gives, a class without the mixin on the table, and what goes through
+`session.connection()`. A parameter with the name of one in the condition replaces it.
 
 Source: https://docs.sqlalchemy.org/en/21/orm/session_events.html#do-orm-execute-global-criteria
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Self, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy import orm
 from sqlalchemy.sql import visitors
-from sqlalchemy.util import immutabledict
+from sqlalchemy.sql.annotation import Annotated
 
-from snippets.database.narrow_tables import Element, narrow_tables, refuse_joins
+from snippets.database.narrow_tables import narrow_tables, refuse_parts, table_of
 
 Condition: TypeAlias = sa.ColumnElement[bool]
+Element: TypeAlias = Any
 
 
 class RowFilter:
@@ -29,8 +32,7 @@ class RowFilter:
     def __init__(self, mixin: type, condition: Callable[[Any], Condition]) -> None:
         """Take a condition that reads columns of a model or of its table's `c` alike.
 
-        It is carried by the instances that were loaded with it: let it be a module's
-        function, or they cannot be pickled.
+        Let it be a module's function: instances that are pickled carry it along.
         """
         self.mixin = mixin
         self.condition = condition
@@ -43,15 +45,16 @@ class RowFilter:
         `InvalidRequestError` for what is refused.
         """
         statement: Any = state.statement
+        if isinstance(statement, sa.FunctionElement):
+            statement = statement.select()
         # The option is enough for a query of classes, but for one that a write needs.
         query = state.is_orm_statement and isinstance(statement, sa.Select)
         if not query or vars(statement).get("_for_update_arg") is not None:
             whole = statement.element if state.is_from_statement else statement
-            models, given = models_of(self.mixin).items(), state.parameters
-            tables = {
-                t for t, m in models if orm.class_mapper(m).persist_selectable is t
-            }
-            narrow = narrow_tables(whole, tables, self.condition, given)
+            of = models_of(self.mixin)
+            _refuse_doubles(whole, of)
+            tables = {t for t in of if orm.class_mapper(of[t]).persist_selectable is t}
+            narrow = narrow_tables(whole, tables, self.condition, state.parameters)
             if state.is_insert and narrow is whole:
                 return
             statement = _swap(statement, whole, narrow)
@@ -67,7 +70,7 @@ class RowFilter:
 
 
 class _OnClasses(orm.LoaderCriteriaOption):
-    """The option, which also refuses joins: when a query is compiled, not each time."""
+    """The option, which also refuses: when a query is compiled, not each time."""
 
     inherit_cache = True
     _cache_key_traversal = None
@@ -76,13 +79,15 @@ class _OnClasses(orm.LoaderCriteriaOption):
         return self  # with its slots, which a clone would lack
 
     def _copy_internals(self, **_: object) -> None:
-        """Do nothing, as nobody changes an option."""
+        """Do nothing."""
 
     def process_compile_state(self, compile_state: Element) -> None:
         """Take effect."""
         query = getattr(compile_state, "select_statement", None)
         if query is not None and self.root_entity is not None:
-            refuse_joins(query, models_of(self.root_entity))
+            tables = models_of(self.root_entity)
+            refuse_parts(getattr(query, "element", query), tables)
+            _refuse_doubles(query, tables)
         super().process_compile_state(compile_state)
 
 
@@ -96,14 +101,9 @@ def hiding(
     name = "_identity_lookup"  # which SQLAlchemy's sharding extension overrides too
     lookup = getattr(base, name)
 
-    def visible(
-        session: orm.Session,
-        *key: object,
-        execution_options: Mapping[str, Any] = immutabledict(),
-        **how: object,
-    ) -> object:
-        row = lookup(session, *key, execution_options=execution_options, **how)
-        options = {**session.execution_options, **execution_options}
+    def visible(session: orm.Session, *key: object, **how: Element) -> object:
+        row = lookup(session, *key, **how)
+        options = {**session.execution_options, **how.get("execution_options", {})}
         return None if is_hidden(row, options) else row
 
     return type(base.__name__, (base,), {name: visible})
@@ -122,6 +122,22 @@ def models_of(mixin: type) -> dict[sa.Table, type]:
             found.setdefault(mapper.local_table, model)
         found = models_of(model) | found
     return found
+
+
+def shares_name(part: object, tables: Collection[sa.Table]) -> bool:
+    """Return whether a part is of one of these tables, or of a double of its name."""
+    table = table_of(part)
+    if not isinstance(table, sa.TableClause) or table in tables:
+        return isinstance(table, sa.TableClause)
+    how = "fullname" if isinstance(table, sa.Table) else "name"
+    taken = {getattr(each, how).casefold() for each in tables}
+    return getattr(table, how).casefold() in taken and not isinstance(part, Annotated)
+
+
+def _refuse_doubles(statement: Element, tables: Collection[sa.Table]) -> None:
+    for part in visitors.iterate(statement):
+        if shares_name(part, tables) and table_of(part) not in tables:
+            raise sa.exc.InvalidRequestError("not narrowed: name the model's table")
 
 
 def _swap(statement: Element, old: Element, new: Element) -> Element:

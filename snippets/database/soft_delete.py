@@ -69,9 +69,9 @@ def install_soft_delete(
     base = sessions.kw.get("sync_session_class", sessions.class_.sync_session_class)
     own = hiding(base, _is_hidden)
     deletes = DeleteAsUpdate(SoftDeleteMixin, _is_live, stamp)
+    sa.event.listen(own, "before_flush", _before_flush)  # sees rows before they go
     deletes.listen(own)
     sa.event.listen(own, "do_orm_execute", _filter)
-    sa.event.listen(own, "before_flush", _before_flush)
     info = {**sessions.kw.get("info", {}), "soft_delete": deletes}
     sessions.configure(sync_session_class=own, info=info)
 
@@ -102,7 +102,8 @@ async def restore(session: AsyncSession, model: Model, key: object) -> bool:
             back = sa.update(each).where(*its, each.deleted_at == when).returning(each)
             back = back.values(deleted_at=None, deleted_by=None)
             back = back.execution_options(**include_deleted)
-            await write_or_conflict(session, each, back)
+            if not await write_or_conflict(session, each, back) and each is model:
+                return False  # somebody was faster
     return True
 
 
@@ -143,7 +144,7 @@ def _before_flush(session: orm.Session, *_: object) -> None:
     for row in session.new:
         if isinstance(row, SoftDeleteMixin):  # only what is set is kept up to date
             row.deleted_at, row.deleted_by = row.deleted_at, row.deleted_by
-    for row in session.dirty:
+    for row in (*session.dirty, *session.deleted):
         changed = isinstance(row, SoftDeleteMixin) and session.is_modified(row)
         if changed and any(sa.inspect(row).attrs.deleted_at.history.sum()):
             raise sa.exc.InvalidRequestError("a deleted row is not changed: restore it")

@@ -2,13 +2,15 @@
 
 An UPDATE or DELETE finds its rows first, locks them where the database can lock, and
 changes those and no others: a row that comes to match meanwhile is left as it is. What
-cannot be told is refused and not sent: an upsert, a write within another statement or
-in `text()`, a list of parameters unless it inserts, or updates by key. Not noticed is
-what `session.connection()` sends. A savepoint takes a statement back if telling fails.
+cannot be told is refused and not sent: an upsert, a write within another statement, in
+`text()` or DDL, or to a table's double such as `sa.table()`, a list of parameters
+unless it inserts, or updates by key. Not noticed is what a function or a view writes,
+and `session.connection()`. What is pending is flushed; then a savepoint takes a
+statement back if telling fails, from the instances in the session too.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -26,10 +28,10 @@ from snippets.database.row_changes import (
     watches,
 )
 from snippets.database.row_diff import UnrecordedError
-from snippets.database.row_filter import models_of
+from snippets.database.row_filter import models_of, shares_name
 
 MOST_ROWS = 10_000
-"""What one UPDATE or DELETE may find: the key of each row is a parameter of it."""
+"""What one UPDATE or DELETE may find, or half as many if the key has two columns."""
 WRITES = re.compile(r"(?i)\b(insert|update|delete|merge|replace|truncate|copy)\b")
 
 
@@ -54,13 +56,13 @@ def _target(state: orm.ORMExecuteState) -> sa.Table | None:
     statement: Any = state.statement
     models = models_of(AuditedMixin)
     parts = visitors.iterate(statement)
-    writes = [part for part in parts if _writes(part, models)]
+    writes = [part for part in parts if writes_to(part, models)]
     if not writes:
         return None
     if writes != [statement] or not isinstance(statement, sa.UpdateBase):
         raise UnrecordedError("send this write by itself, not as a part or as text")
-    if not isinstance(statement.table, sa.Table):
-        raise UnrecordedError("write to the model or its table, not to an alias")
+    if statement.table not in models:
+        raise UnrecordedError("write to the model or its table, and to no other")
     if vars(statement).get("_prefixes"):
         raise UnrecordedError("a prefix such as OR REPLACE can change other rows")
     conflict = vars(statement).get("_post_values_clause")
@@ -69,27 +71,24 @@ def _target(state: orm.ORMExecuteState) -> sa.Table | None:
     return table_of(orm.class_mapper(models[statement.table]))
 
 
-def _writes(part: object, models: Mapping[sa.Table, type]) -> bool:
-    """Return whether a part of a statement writes to an audited table, or may."""
+def writes_to(part: object, tables: Collection[sa.Table]) -> bool:
+    """Return whether a part of a statement writes to one of the tables, or may."""
     if isinstance(part, sa.UpdateBase):
         inner = visitors.iterate(part.table)  # which may be an alias
-        return any(isinstance(each, sa.Table) and each in models for each in inner)
-    if isinstance(part, sa.TextClause) and WRITES.search(part.text):
-        words = part.text.casefold()
-        return any(table.name.casefold() in words for table in models)
-    return False
+        return any(shares_name(each, tables) for each in inner)
+    text = part.text if isinstance(part, sa.TextClause) else ""
+    text = part.statement.casefold() if isinstance(part, sa.DDL) else text.casefold()
+    taken = (table.name.casefold() for table in tables)
+    return bool(WRITES.search(text)) and any(name in text for name in taken)
 
 
 def _tell(
     state: orm.ORMExecuteState, table: sa.Table, record: Record
 ) -> sa.Result[Any] | None:
-    session, flushing = state.session, vars(state.session)["_flushing"]
-    if state.is_orm_statement and session.autoflush and not flushing:
-        session.flush()
-    watch = Watch(session)
-    watches(session).append(watch)
-    try:
-        with session.connection({"clause": table}).begin_nested():
+    session = state.session
+    with session.begin_nested():
+        watches(session).append(watch := Watch(session))
+        try:
             send = _insert if state.is_insert else _change
             result = send(state, table, watch)
             changes = watch.changes()
@@ -97,8 +96,8 @@ def _tell(
                 raise UnrecordedError(f"a primary key of {table.name} may not change")
             if changes:
                 record(session, changes)
-    finally:
-        watches(session).remove(watch)
+        finally:
+            watches(session).remove(watch)
     return result
 
 
@@ -127,10 +126,11 @@ def _change(
             raise UnrecordedError(f"{table.name} lacks a row that is to be updated")
         return state.invoke_statement()
     where = sa.true() if statement.whereclause is None else statement.whereclause
-    query = rows_of(table, where).limit(MOST_ROWS + 1).with_for_update(of=table)
+    most = MOST_ROWS // len(table.primary_key)  # PostgreSQL bears some 7,000 pairs
+    query = rows_of(table, where).limit(most + 1).with_for_update(of=table)
     rows = by_key(watch.session, table, query, values)
-    if len(rows) > MOST_ROWS:
-        raise UnrecordedError(f"more than {MOST_ROWS:,} rows: send it in parts")
+    if len(rows) > most:
+        raise UnrecordedError(f"more than {most:,} rows: send it in parts")
     watch.rows[table] = {**rows}
     key: list[Any] = [*table.primary_key]
     if mapper := state.bind_mapper:  # so that the session can compare its instances
@@ -146,5 +146,5 @@ def _keys(
     mapper = state.bind_mapper
     if mapper is None or not state.is_update:
         raise UnrecordedError("a list of parameters inserts, or updates by key")
-    names = [mapper.get_property_by_column(c).key for c in mapper.primary_key]
-    yield from (tuple(row[name] for name in names) for row in values)
+    parts = [mapper.get_property_by_column(c).key for c in mapper.primary_key]
+    yield from (tuple(row[part] for part in parts) for row in values)

@@ -405,6 +405,32 @@ async def test_a_cancelled_request_leaves_neither_change_nor_entry(
         assert (await session.get_one(User, 100)).desk == "1.01"
 
 
+ddl: Any = sa.DDL
+LIGHT: Any = sa.table("audit_entries", sa.column("id"), sa.column("actor"))
+COPY = ENTRIES.to_metadata(sa.MetaData())
+FORGING: list[sa.Executable] = [
+    sa.insert(LIGHT).values(actor="eve"),
+    sa.update(LIGHT).values(actor="eve"),
+    sa.delete(LIGHT.alias()),
+    sa.insert(COPY).values(actor="eve"),
+    sa.insert(ENTRIES).values(actor="eve"),
+    sa.text("INSERT INTO audit_entries (actor) VALUES ('eve')"),
+    ddl("INSERT INTO Audit_Entries (actor) VALUES ('eve')"),
+    sa.select(sa.insert(LIGHT).values(actor="eve").returning(LIGHT.c.id).cte()),
+]
+
+
+@pytest.mark.parametrize("statement", FORGING, ids=str)
+async def test_no_session_writes_entries_however_it_names_their_table(
+    engine: AsyncEngine, sessions: Sessions, statement: sa.Executable
+) -> None:
+    with set_actor("ada"):
+        async with session_scope(sessions) as session:
+            with pytest.raises(AppendOnlyError):
+                await session.execute(statement)
+    assert await entries(engine) == []
+
+
 async def test_installing_twice_for_two_factories_tells_each_change_once(
     engine: AsyncEngine, sessions: Sessions
 ) -> None:

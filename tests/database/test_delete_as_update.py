@@ -5,17 +5,18 @@ by the tests of soft deletion.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import select
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, mapped_column
 from sqlalchemy.orm import relationship as related
 
 from catalogue.plugin import Proof
+from snippets.database import delete_as_update
 from snippets.database.async_session import create_engine_and_sessions
 from snippets.database.delete_as_update import DeleteAsUpdate, family, has_key
 from snippets.database.delete_as_update_naive import (
@@ -241,6 +242,72 @@ async def test_several_sets_of_parameters_are_refused(
     with pytest.raises(InvalidRequestError, match="one set of parameters"):
         await session.execute(statement, [{"id": 1, "key": 1}, {"id": 2, "key": 2}])
     assert await released(session) == [[None, None]] * 3
+
+
+LIGHT: Any = sa.table("users", sa.column("id"))
+COPY: Any = USERS.to_metadata(sa.MetaData())
+ALIAS: Any = USERS.alias()
+
+
+@pytest.mark.parametrize("physical", [False, True])
+@pytest.mark.parametrize(
+    "target",
+    [ALIAS, ALIAS.alias(), aliased(User), LIGHT, COPY, LIGHT.alias(), COPY.alias()],
+)
+async def test_a_delete_of_an_alias_or_of_a_double_is_refused(
+    session: AsyncSession, target: sa.TableClause, *, physical: bool
+) -> None:
+    with pytest.raises(InvalidRequestError, match="not a double"):
+        await session.execute(
+            sa.delete(target), execution_options={"physical": physical}
+        )
+    assert await released(session) == [[None, None]] * 3
+
+
+@pytest.mark.parametrize("physical", [False, True])
+async def test_more_rows_than_one_statement_takes_are_deleted_in_batches(
+    session: AsyncSession, monkeypatch: pytest.MonkeyPatch, *, physical: bool
+) -> None:
+    monkeypatch.setattr(delete_as_update, "AT_ONCE", 4)
+    session.add_all(
+        User(id=n, extensions=[Extension(tenant=8, number=str(n))])
+        for n in range(10, 18)
+    )
+    await session.flush()
+    if physical:
+        await session.execute(sa.delete(User))
+    options = {"physical": physical}
+    many = sa.delete(User).where(User.id >= 10)
+    gone = await session.scalars(many.returning(User.id), execution_options=options)
+    assert sorted(gone.all()) == [*range(10, 18)]
+    few = sa.delete(Extension).where(Extension.tenant == 7)
+    result = await session.execute(few, execution_options=options)
+    assert isinstance(result, sa.CursorResult)
+    assert result.rowcount == 2
+    numbers = select(Extension.number).where(Extension.tenant == 8, in_use(Extension))
+    assert (await session.scalars(numbers)).all() == []
+
+
+async def test_more_rows_than_a_driver_takes_parameters_go_at_once(
+    session: AsyncSession,
+) -> None:
+    rows = [{"id": n, "name": "many"} for n in range(1_000, 34_000)]
+    await session.execute(sa.insert(User), rows)
+    for options in ({}, {"physical": True}):
+        many = sa.delete(User).where(User.name == "many")
+        result: Any = await session.execute(many, execution_options=options)
+        assert result.rowcount == 33_000
+
+
+async def test_as_many_keys_of_two_parts_as_a_statement_takes_are_no_problem(
+    session: AsyncSession,
+) -> None:
+    count = delete_as_update.AT_ONCE // 2 + 1
+    rows = [{"tenant": 9, "number": str(n), "user_id": 1} for n in range(count)]
+    await session.execute(sa.insert(Extension), rows)
+    many = sa.delete(Extension).where(Extension.tenant == 9)
+    result: Any = await session.execute(many)
+    assert result.rowcount == count
 
 
 async def test_the_instances_in_the_session_show_the_values(

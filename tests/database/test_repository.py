@@ -14,6 +14,7 @@ from sqlalchemy.orm import (
     DeclarativeBase,
     Mapped,
     declared_attr,
+    load_only,
     mapped_column,
     relationship,
     selectinload,
@@ -674,6 +675,20 @@ async def test_a_soft_deleted_row_is_hidden_from_every_way_of_reading(
     assert (await users.count(this), await users.exists(this)) == (0, False)
     assert await users.count(this, include_deleted=True) == 1
     assert await users.exists(this, include_deleted=True)
+
+
+@pytest.mark.parametrize("deleted", [True, False])
+async def test_a_row_that_is_held_without_its_mark_is_looked_up(
+    users: UserRepository, session: AsyncSession, *, deleted: bool
+) -> None:
+    if deleted:
+        await users.soft_delete(1)
+    session.expunge_all()
+    query = sa.select(User).options(load_only(User.email)).where(User.id == 1)
+    held = (await session.scalars(query)).one()
+
+    assert await users.get(1, include_deleted=True) is held
+    assert await users.get(1) is (None if deleted else held)
 
 
 async def test_a_soft_deleted_row_cannot_be_updated_but_can_be_deleted(

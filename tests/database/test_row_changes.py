@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
-from sqlalchemy.orm import Mapper, Session, selectinload
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    Mapper,
+    Session,
+    mapped_column,
+    relationship,
+    selectinload,
+)
+from sqlalchemy.util.concurrency import await_
 
 from snippets.database import row_changes, row_changes_naive
 from snippets.database.async_session import session_scope
-from snippets.database.row_changes import tell_flushes
+from snippets.database.row_changes import AuditedMixin, tell_flushes
 from snippets.database.row_diff import MASK, UnrecordedError
 from tests.support.audited_telephony import (
     Call,
@@ -327,6 +338,135 @@ async def test_a_model_of_two_tables_is_refused(platform: Telephony) -> None:
     with pytest.raises(UnrecordedError, match="Employee has no table to itself"):
         async with session_scope(platform.sessions) as session:
             session.add(Employee(id=1))
+
+
+KEYS: dict[str, tuple[Any, object]] = {
+    "a number as text": (sa.Integer(), "7"),
+    "a padded text": (sa.CHAR(5), "ab"),
+    "a rounded number": (sa.Numeric(10, 2), Decimal("1.005")),
+    "a short float": (sa.REAL(), 0.1),
+    "an aware time": (sa.DateTime(timezone=True), datetime(2026, 11, 22, tzinfo=UTC)),
+}
+FOUND_AGAIN = {
+    ("sqlite", "a padded text"),
+    ("sqlite", "a short float"),
+    ("postgresql", "an aware time"),
+}
+
+
+@pytest.mark.parametrize("name", KEYS)
+async def test_a_new_row_is_told_or_refused_whatever_form_its_key_has(
+    platform: Telephony, name: str, database_backend: str
+) -> None:
+    kind, key = KEYS[name]
+
+    class Local(DeclarativeBase):
+        """A base of its own."""
+
+    class Room(AuditedMixin, Local):
+        """A room with such a key."""
+
+        __table__ = sa.Table(
+            "rooms", Local.metadata, sa.Column("id", kind, primary_key=True)
+        )
+
+    async with platform.engine.begin() as connection:
+        await connection.run_sync(Local.metadata.create_all)
+    async with platform.sessions() as session:
+        session.add(Room(id=key))
+        if (database_backend, name) in FOUND_AGAIN:
+            await session.flush()
+            assert [action for action, *_ in platform.told] == ["insert"]
+            return
+        # PostgreSQL's driver takes no text for a number.
+        with pytest.raises((UnrecordedError, sa.exc.DBAPIError)):
+            await session.flush()
+    async with platform.engine.connect() as connection:
+        assert (await connection.execute(sa.select(Room.__table__))).all() == []
+
+
+async def test_a_relationship_that_writes_without_an_event_is_refused(
+    platform: Telephony,
+) -> None:
+    class Local(DeclarativeBase):
+        """A base of its own."""
+
+    class Membership(AuditedMixin, Local):
+        """A user's place in a group: audited, and a secondary table."""
+
+        __tablename__ = "memberships"
+
+        group: Mapped[int] = mapped_column(sa.ForeignKey("groups.id"), primary_key=True)
+        phone: Mapped[int] = mapped_column(sa.ForeignKey("phones.id"), primary_key=True)
+
+    class Phone(AuditedMixin, Local):
+        """A telephone, which is audited."""
+
+        __tablename__ = "phones"
+
+        id: Mapped[int] = mapped_column(primary_key=True)
+        owner: Mapped[int | None] = mapped_column(sa.ForeignKey("owners.id"))
+
+    class Owner(Local):
+        """Somebody with telephones, who is not audited."""
+
+        __tablename__ = "owners"
+
+        id: Mapped[int] = mapped_column(primary_key=True)
+        phones: Mapped[list[Phone]] = relationship(post_update=True)
+
+    class Group(Local):
+        """Telephones that ring at once."""
+
+        __tablename__ = "groups"
+
+        id: Mapped[int] = mapped_column(primary_key=True)
+        phones: Mapped[list[Phone]] = relationship(secondary="memberships")
+
+    class Hunt(Local):
+        """The same group; it only reads its telephones."""
+
+        __table__ = Local.metadata.tables["groups"]
+
+        phones: Mapped[list[Phone]] = relationship(
+            secondary="memberships", viewonly=True
+        )
+
+    async with platform.engine.begin() as connection:
+        await connection.run_sync(Local.metadata.create_all)
+    for parent in (Owner(id=1), Group(id=1)):
+        async with platform.sessions() as session:
+            session.add(Phone(id=1))
+            session.add(parent)
+            with pytest.raises(UnrecordedError, match=r"\.phones writes rows"):
+                await session.flush()
+    async with session_scope(platform.sessions) as session:
+        session.add_all([Hunt(id=1), Phone(id=1)])
+        await session.flush()
+        session.add(Membership(group=1, phone=1))
+    assert [table for _, table, _ in platform.told] == ["phones", "memberships"]
+
+
+@pytest.mark.backends("postgresql")
+async def test_nobody_changes_a_row_between_its_reading_and_its_writing(
+    platform: Telephony,
+) -> None:
+    tried: list[str] = []
+
+    async def try_to_lock() -> None:
+        async with platform.engine.begin() as connection:
+            await connection.execute(sa.text("SELECT 1 FROM users FOR UPDATE NOWAIT"))
+
+    def before(_: object, __: object, statement: str, *___: object) -> None:
+        if statement.startswith("UPDATE users"):
+            with pytest.raises(sa.exc.DBAPIError, match="could not obtain lock"):
+                await_(try_to_lock())
+            tried.append(statement)
+
+    event.listen(platform.engine.sync_engine, "before_cursor_execute", before)
+    async with session_scope(platform.sessions) as session:
+        (await ada(session)).desk = "3"
+    assert len(tried) == 1
 
 
 @pytest.mark.parametrize(

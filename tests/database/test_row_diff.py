@@ -91,6 +91,16 @@ def test_a_redacted_value_is_masked_and_an_absent_one_stays_none() -> None:
     assert first.changed == {"pin": (None, MASK)}
 
 
+@pytest.mark.parametrize("key", ["pin", "settings"])
+def test_true_in_place_of_1_is_a_change_in_a_secret_too(key: str) -> None:
+    secrets = sa.Table("secrets", sa.MetaData(), sa.Column(key, sa.JSON, info=REDACTED))
+    old, new = ({secrets.c[key]: {"mute": mute}} for mute in (1, True))
+    change = diff(secrets, old, new)
+    assert change is not None
+    assert change.changed == {key: (MASK, MASK)}
+    assert diff(secrets, old, old) is None
+
+
 def test_a_redacted_part_of_a_key_is_masked_in_the_key_too() -> None:
     change = diff(TOKENS, None, {TOKENS.c.tenant: 7, TOKENS.c.token: "s3cret"})
     assert change is not None

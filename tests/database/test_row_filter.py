@@ -22,7 +22,9 @@ from sqlalchemy.orm import (
     aliased,
     join,
     mapped_column,
+    query_expression,
     selectinload,
+    with_expression,
 )
 from sqlalchemy.orm import relationship as related
 from sqlalchemy.sql import visitors
@@ -74,6 +76,12 @@ class Call(SecretMixin, ClosedMixin, Base):
     seconds: Mapped[int] = mapped_column(default=0)
 
 
+class PlainCall(Base):
+    """The same row, of which nobody told that it can be hidden."""
+
+    __table__ = Base.metadata.tables["calls"]
+
+
 class ArchivedMixin(ClosedMixin):
     """A mixin with the columns of another."""
 
@@ -93,6 +101,14 @@ class Note(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     text: Mapped[str] = mapped_column(default="")
+
+
+class Counted(Base):
+    """A note that can tell the number of calls."""
+
+    __table__ = Base.metadata.tables["notes"]
+
+    calls: Mapped[int] = query_expression()
 
 
 def is_open(row: type[ClosedMixin]) -> sa.ColumnElement[bool]:
@@ -462,8 +478,77 @@ def test_a_model_that_only_its_registry_knows_is_forgotten() -> None:
     assert table not in models_of(ClosedMixin)
 
 
+LIGHT = sa.table("Calls", sa.column("id"), schema="main")
+COPY = CALLS.to_metadata(sa.MetaData())
+
+
+@pytest.mark.parametrize("double", [LIGHT, COPY], ids=["sa.table", "to_metadata"])
+async def test_another_table_of_the_same_name_is_refused(
+    sessions: Sessions, double: sa.TableClause
+) -> None:
+    other = aliased(double)
+    statements: list[sa.Executable] = [
+        select(double.c.id),
+        select(func.count()).select_from(double),
+        select(other.c.id),
+        select(Tenant.id).where(Tenant.id.in_(select(double.c.id))),
+        select(Tenant).join(double, double.c.id == Tenant.id),
+        func.max(double.c.id),
+        sa.update(double).values(id=9),
+        sa.delete(double),
+        sa.update(Tenant).where(Tenant.id == double.c.id).values(id=9),
+        sa.update(Note).where(Note.id == other.c.id).values(id=9),
+        sa.insert(Note).from_select(["id"], select(double.c.id)),
+    ]
+    async with sessions() as session:
+        for statement in statements:
+            with pytest.raises(InvalidRequestError, match="the model's table"):
+                await session.execute(statement)
+        options = {"closed": "too"}
+        assert await session.scalar(func.max(COPY.c.id), execution_options=options) == 3
+
+
+async def test_a_table_of_another_schema_is_not_taken_for_the_models(
+    sessions: Sessions,
+) -> None:
+    elsewhere = CALLS.to_metadata(sa.MetaData(), schema="archive")
+    async with sessions() as session:
+        with pytest.raises(sa.exc.DBAPIError):  # the database has no such schema
+            await session.execute(select(elsewhere.c.id))
+
+
+async def test_a_function_that_is_executed_is_narrowed(sessions: Sessions) -> None:
+    async with sessions() as session:
+        for function in (func.max(Call.id), func.max(CALLS.c.id), func.max(ALIAS.id)):
+            assert await session.scalar(function) == 1
+
+
+@pytest.mark.backends("postgresql")
+async def test_a_write_within_a_statement_is_refused(sessions: Sessions) -> None:
+    writes: list[Any] = [
+        sa.update(Call).values(seconds=9).returning(Call.id),
+        sa.delete(CALLS).returning(CALLS.c.id),
+        sa.update(Note).where(Note.id == Call.id).values(text="").returning(Call.id),
+    ]
+    async with sessions() as session:
+        for write in writes:
+            part = write.cte()
+            for query in (select(part.c.id), select(Tenant, part.c.id)):
+                with pytest.raises(InvalidRequestError, match="nest no write"):
+                    await session.execute(query)
+        note = sa.insert(Note).values(id=7).returning(Note.id).cte()
+        assert await session.scalar(select(note.c.id)) == 7
+
+
 OUT_OF_REACH: dict[str, Callable[[], sa.Executable]] = {
     "text": lambda: sa.text("SELECT count(*) FROM calls"),
+    "a literal column": lambda: select(
+        sa.literal_column("(SELECT count(*) FROM calls)")
+    ),
+    "a suffix": lambda: select(sa.literal(3)).suffix_with(
+        "INTERSECT SELECT count(*) FROM calls"
+    ),
+    "a class without the mixin": lambda: select(func.count()).select_from(PlainCall),
     "a table beside a class": lambda: select(func.count(CALLS.c.id)).where(
         CALLS.c.tenant_id.in_(select(Tenant.id))
     ),
@@ -476,8 +561,23 @@ async def test_what_a_filter_cannot_reach_is_what_the_module_says(
     async with sessions() as session:
         counts = {way: await session.scalar(q()) for way, q in OUT_OF_REACH.items()}
         assert counts == dict.fromkeys(OUT_OF_REACH, 3)
+        number = select(func.count(Call.id)).scalar_subquery()
+        query = select(Counted).options(with_expression(Counted.calls, number))
+        assert (await session.scalars(query)).one().calls == 3
         connection = await session.connection()
         assert len((await connection.execute(select(CALLS))).all()) == 3
+
+
+async def test_a_parameter_replaces_one_of_the_condition_that_has_its_name(
+    engine_and_sessions: tuple[AsyncEngine, Sessions],
+) -> None:
+    _, sessions = engine_and_sessions
+    hidden: sa.BindParameter[bool] = sa.bindparam("hidden", value=False)
+    install(sessions, ClosedMixin, lambda row: row.closed == hidden, is_closed)
+    async with sessions() as session:
+        assert (await session.scalars(select(Tenant.id))).all() == [1]
+        given = await session.scalars(select(Tenant.id), {"hidden": True})
+        assert given.all() == [2]
 
 
 async def test_a_filter_costs_no_statement(

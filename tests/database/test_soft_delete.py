@@ -290,6 +290,31 @@ async def test_an_instance_of_a_deleted_row_is_not_changed(platform: Telephony) 
         assert user.name == ""
 
 
+async def test_a_pending_change_of_a_row_is_kept_when_it_is_deleted(
+    platform: Telephony,
+) -> None:
+    async with session_scope(platform.sessions) as session:
+        user = await session.get_one(User, 1)
+        user.name = "bye"
+        await session.delete(user)
+    async with session_scope(platform.sessions) as session:
+        assert await session.get(User, 1) is None
+        names = select(User.name).where(User.id == 1)
+        assert await session.scalar(names, execution_options=only_deleted) == "bye"
+
+
+async def test_deleting_a_deleted_row_again_does_not_change_it(
+    platform: Telephony,
+) -> None:
+    await _delete(platform, 1)
+    async with platform.sessions() as session:
+        user = await session.get_one(User, 1, execution_options=include_deleted)
+        user.name = "Ada"
+        await session.delete(user)
+        with pytest.raises(InvalidRequestError, match="restore it"):
+            await session.flush()
+
+
 @pytest.mark.parametrize("when", [None, datetime(2026, 11, 22, tzinfo=UTC)])
 async def test_the_marks_are_not_set_by_hand(
     platform: Telephony, when: datetime | None
@@ -360,6 +385,24 @@ async def test_a_restored_row_is_as_it_was_before(platform: Telephony) -> None:
     async with session_scope(platform.sessions) as session:
         assert await _marks(session, 1) == (None, None)
         assert await restore(session, User, 1) is False
+
+
+@pytest.mark.parametrize(
+    "meanwhile", ["DELETE FROM users", "UPDATE users SET deleted_at = NULL"]
+)
+async def test_a_row_that_is_gone_or_restored_meanwhile_is_not_restored(
+    platform: Telephony, meanwhile: str
+) -> None:
+    await _delete(platform, 1)
+
+    def before(connection: sa.Connection, _: object, sql: str, *__: object) -> None:
+        if sql.startswith("UPDATE users SET deleted_at="):
+            connection.exec_driver_sql(f"{meanwhile} WHERE id = 1")
+
+    event.listen(platform.engine.sync_engine, "before_cursor_execute", before)
+    async with session_scope(platform.sessions) as session:
+        assert await restore(session, User, 1) is False
+        session.add(User(id=4, email="the session goes on"))
 
 
 async def test_a_restored_row_can_be_deleted_again(platform: Telephony) -> None:

@@ -2,12 +2,20 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC
+from functools import partial
 from typing import TypeAlias, TypeVar
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy import ForeignKey, ForeignKeyConstraint, UniqueConstraint, select
+from sqlalchemy import (
+    ForeignKey,
+    ForeignKeyConstraint,
+    UniqueConstraint,
+    event,
+    select,
+)
 from sqlalchemy.exc import IntegrityError, InvalidRequestError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column, relationship, selectinload
@@ -454,29 +462,43 @@ async def _apart(platform: Telephony, act: Callable[[AsyncSession], Awaitable[T]
         return await act(session)
 
 
-async def _until_blocked(platform: Telephony) -> None:
-    """Wait until PostgreSQL lets a transaction wait; SQLite's driver waits unseen."""
-    if platform.engine.dialect.name == "sqlite":
-        return
+@asynccontextmanager
+async def _blocked(
+    platform: Telephony, act: Callable[[AsyncSession], Awaitable[T]]
+) -> AsyncIterator[asyncio.Task[T]]:
+    """Yield a task that does something elsewhere, as soon as it has begun to wait.
+
+    SQLite's driver waits unseen, so there it has sent what it will have to wait for.
+    """
+    sent = asyncio.Event()
+
+    def before(_: object, __: object, text: str, *___: object) -> None:
+        if text.startswith(("INSERT", "UPDATE")) or "FOR UPDATE" in text:
+            sent.set()
+
     waiting = sa.text(
         "SELECT count(*) FROM pg_stat_activity"
         " WHERE datname = current_database() AND wait_event_type = 'Lock'"
     )
-    async with platform.engine.connect() as observer:
-        while not await observer.scalar(waiting):
-            await observer.rollback()
+    async with asyncio.timeout(30):
+        event.listen(platform.engine.sync_engine, "before_cursor_execute", before)
+        later = asyncio.create_task(_apart(platform, act))
+        await sent.wait()
+        if platform.engine.dialect.name == "postgresql":
+            async with platform.engine.connect() as observer:
+                while not await observer.scalar(waiting):
+                    await observer.rollback()
+        yield later
 
 
 async def test_of_two_deletions_at_once_one_takes_place(platform: Telephony) -> None:
     async with platform.sessions() as session:
         assert await soft_delete(session, Voicemail, 11)
         platform.actor = "grace"
-        later = asyncio.create_task(
-            _apart(platform, lambda other: soft_delete(other, Voicemail, 11))
-        )
-        await _until_blocked(platform)
-        await session.commit()
-        assert await later is False
+        again = partial(soft_delete, model=Voicemail, key=11)
+        async with _blocked(platform, again) as later:
+            await session.commit()
+            assert await later is False
     async with session_scope(platform.sessions) as session:
         marks = select(Voicemail.deleted_by).where(Voicemail.id == 11)
         assert await session.scalar(marks, execution_options=include_deleted) == "ada"
@@ -488,13 +510,27 @@ async def test_of_two_deletions_of_a_family_at_once_one_takes_place(
 ) -> None:
     async with platform.sessions() as session:
         assert await soft_delete(session, User, 1)
-        later = asyncio.create_task(
-            _apart(platform, lambda other: soft_delete(other, User, 1))
-        )
-        await _until_blocked(platform)
-        await session.commit()
-        assert await later is False
+        async with _blocked(platform, partial(soft_delete, model=User, key=1)) as later:
+            await session.commit()
+            assert await later is False
     assert await live(platform) == SECOND
+
+
+async def test_of_two_restorations_at_once_one_takes_place(
+    platform: Telephony, database_backend: str
+) -> None:
+    async with session_scope(platform.sessions) as session:
+        assert await soft_delete(session, Voicemail, 11)
+    again = partial(restore, model=Voicemail, key=11)
+    async with platform.sessions() as session:
+        assert await again(session)
+        async with _blocked(platform, again) as later:
+            await session.commit()
+            if database_backend == "postgresql":
+                assert await later is False
+            else:  # which has read what is no longer so
+                with pytest.raises(OperationalError, match="database is locked"):
+                    await later
 
 
 async def test_a_child_is_not_added_while_its_parent_is_being_deleted(
@@ -502,11 +538,10 @@ async def test_a_child_is_not_added_while_its_parent_is_being_deleted(
 ) -> None:
     async with platform.sessions() as session:
         assert await soft_delete(session, User, 1)
-        later = asyncio.create_task(_apart(platform, _add))
-        await _until_blocked(platform)
-        await session.commit()
-        with pytest.raises(IntegrityError):
-            await later
+        async with _blocked(platform, _add) as later:
+            await session.commit()
+            with pytest.raises(IntegrityError):
+                await later
     assert await live(platform) == SECOND
 
 
@@ -515,18 +550,17 @@ async def test_a_parent_to_which_a_child_is_being_added_is_not_deleted_without_i
 ) -> None:
     async with platform.sessions() as session:
         await _add(session)
-        later = asyncio.create_task(_apart(platform, _by_key))
         title = "A parent is deleted while another transaction adds a child"
-        if database_backend == "postgresql":
-            await _until_blocked(platform)
-            await session.commit()
-            await later
-            proof.differs(title, "the deletion waits, and takes the child along")
-        else:
-            with pytest.raises(OperationalError, match="database is locked"):
+        async with _blocked(platform, _by_key) as later:
+            if database_backend == "postgresql":
+                await session.commit()
                 await later
-            await session.commit()
-            proof.differs(title, "the deletion fails: the database is locked")
+                proof.differs(title, "the deletion waits, and takes the child along")
+            else:
+                with pytest.raises(OperationalError, match="database is locked"):
+                    await later
+                await session.commit()
+                proof.differs(title, "the deletion fails: the database is locked")
     added = ALL | {"extensions": [11, 12, 13, 21, 22]}
     assert (
         await live(platform)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -257,6 +258,11 @@ def many_in_core(_: AsyncSession) -> sa.Update:
     return sa.update(USERS).where(USERS.c.id == sa.bindparam("key")).values(desk="9")
 
 
+ddl: Any = sa.DDL
+LIGHT: Any = sa.table("users", sa.column("id"), sa.column("desk"))
+QUALIFIED = sa.table("Users", sa.column("desk"), schema="public")
+COPY: Any = USERS.to_metadata(sa.MetaData())
+
 REFUSED: dict[str, Callable[[AsyncSession], Any]] = {
     "upsert": upsert,
     "text": lambda _: sa.text("/* all */ update\nUSERS set desk = '9'"),
@@ -273,6 +279,14 @@ REFUSED: dict[str, Callable[[AsyncSession], Any]] = {
         sa.insert(User).prefix_with("OR REPLACE").values(id=100, email="eve")
     ),
     "primary key": lambda _: sa.update(User).values(id=101, desk="9"),
+    "sa.table": lambda _: sa.update(LIGHT).values(desk="9"),
+    "sa.table, inserting": lambda _: sa.insert(LIGHT).values(id=7),
+    "sa.table, deleting": lambda _: sa.delete(LIGHT),
+    "sa.table, with a schema": lambda _: sa.update(QUALIFIED).values(desk="9"),
+    "alias of sa.table": lambda _: sa.delete(aliased(LIGHT)),
+    "copy": lambda _: sa.update(COPY).values(desk="9"),
+    "alias of a copy": lambda _: sa.update(COPY.alias()).values(desk="9"),
+    "ddl": lambda _: ddl("UPDATE users SET desk = '9'"),
 }
 
 
@@ -333,6 +347,72 @@ async def test_more_rows_than_one_statement_may_find_are_refused(
             await session.execute(sa.update(User).values(desk="9"))
         await session.execute(sa.update(User).where(User.id != 100).values(desk="9"))
     assert len(platform.changes) == MOST_ROWS
+
+
+async def test_a_key_of_two_columns_halves_the_number_of_rows(
+    platform: Telephony,
+) -> None:
+    most = MOST_ROWS // 2
+    numbers = [{"tenant": 1, "number": str(n), "user_id": 100} for n in range(most + 1)]
+    async with platform.engine.begin() as connection:
+        await connection.execute(sa.insert(Extension), numbers)
+    update = sa.update(Extension).values(user_id=1)
+    async with session_scope(platform.sessions) as session:
+        await session.execute(sa.insert(User), [{"id": 1, "email": "grace"}])
+        with pytest.raises(UnrecordedError, match="more than 5,000 rows"):
+            await session.execute(update)
+        platform.changes.clear()
+        await session.execute(update.where(Extension.number != "0"))
+    assert len(platform.changes) == most
+
+
+async def test_an_instance_forgets_a_statement_that_was_taken_back(
+    platform: Telephony,
+) -> None:
+    async with session_scope(platform.sessions) as session:
+        user = await session.get_one(User, 100)
+        for write in (UPDATES["all"], DELETES["all"]):
+            platform.broken = True
+            with pytest.raises(DiskFullError):
+                await write(session)
+            platform.broken = False
+            await session.refresh(user)
+            assert user.desk == "1.01"
+        user.desk = "2"  # the session would send no value that it takes for stored
+    assert await desk(platform) == "2"
+    assert platform.changed == [{"desk": ("1.01", "2")}]
+
+
+@pytest.mark.backends("postgresql")
+async def test_two_statements_that_find_their_rows_in_opposite_orders_do_not_deadlock(
+    platform: Telephony,
+) -> None:
+    async with platform.engine.begin() as connection:
+        # After user 100 in the table, and before it in the index.
+        await connection.execute(sa.insert(USERS).values(id=1, email_address="grace"))
+    waiting = sa.text(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+
+    async def change(*settings: str) -> None:
+        async with session_scope(platform.sessions) as session:
+            for setting in settings:
+                await session.execute(sa.text(f"SET LOCAL {setting} = off"))
+            await session.execute(sa.update(User).where(User.id > 0).values(desk="2"))
+
+    by_index = ("enable_seqscan", "enable_bitmapscan")
+    by_table = ("enable_indexscan", "enable_bitmapscan")
+    tasks: list[asyncio.Task[None]] = []
+    async with asyncio.timeout(30), platform.engine.connect() as observer:
+        async with platform.engine.begin() as holder:
+            await holder.execute(sa.text("SELECT 1 FROM users WHERE id = 1 FOR UPDATE"))
+            for settings in (by_index, by_table):
+                tasks.append(asyncio.create_task(change(*settings)))
+                while await observer.scalar(waiting) != len(tasks):
+                    await observer.rollback()
+        await asyncio.gather(*tasks)
+    assert await desk(platform, 1) == "2"
 
 
 @pytest.mark.parametrize("write", [INSERTS["list"], UPDATES["all"], DELETES["table"]])
