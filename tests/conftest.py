@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-# A machine that is busy is no counter-example. What else a test says of its search holds.
+# That the machine is busy is no counter-example.
 settings.register_profile(
     "unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
