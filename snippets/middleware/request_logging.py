@@ -84,7 +84,7 @@ class RequestLoggingMiddleware:
 
 
 def _below(paths: Collection[str]) -> re.Pattern[str]:
-    if isinstance(paths, str) or not all(re.match("/[^/]", path) for path in paths):
+    if not all(re.match("/[^/]", path) for path in paths):
         raise ValueError(f"{paths!r} are no paths below the root")
     roots = "|".join(re.escape(path.rstrip("/")) for path in paths) or "(?!)"
     return re.compile(rf"(?:{roots})(?:/(?!\.\.?(?:/|\Z))[^/\\]*)*")
