@@ -8,7 +8,6 @@ waits no longer. A call of several units is admitted whole or not at all.
 Redis keeps a time for each unit, about ten bytes, while it counts. If Redis is away,
 `on_outage` decides. If its clock is set back calls wait longer, and if it is set
 forward they pass sooner; what it forgets in a crash or a failover is not counted.
-
 Source: the sliding log, as "moving window" in https://limits.readthedocs.io.
 """
 
@@ -47,7 +46,6 @@ for _ = 1, cost do redis.call('LPUSH', KEYS[1], string.format('%.0f', now)) end
 redis.call('PEXPIRE', KEYS[1], math.ceil(window / 1000))
 return string.format('1 %.0f %.0f 0', -excess, first or window)
 """
-_DIGEST = sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
 # The last two are for an answer that is no Redis protocol, or not the script's.
 FAILURES = RedisError, RedisClusterException, OSError, ValueError, RecursionError
@@ -92,6 +90,7 @@ class RateLimiter:
     is_available: bool = field(default=True, init=False)
     _begun: int = field(default=0, init=False, repr=False)
     _newest: int = field(default=0, init=False, repr=False)
+    _digest: str = field(default="", init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for what cannot be counted."""
@@ -103,6 +102,7 @@ class RateLimiter:
             raise ValueError(f"{self.window} s is no window of 0.001 to 2**32 s")
         if self.on_outage not in ("open", "closed"):
             raise ValueError(f"{self.on_outage!r} is neither open nor closed")
+        self._digest = sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
     async def check(self, key: str, cost: int = 1) -> Verdict:
         """Count a call of `cost` units, or raise `ValueError` for less than one."""
@@ -130,7 +130,7 @@ class RateLimiter:
         arguments = named, self.limit, round(self.window * MICROSECONDS), cost
         redis = self.client()
         try:
-            answer: object = await redis.evalsha(_DIGEST, 1, *arguments)
+            answer: object = await redis.evalsha(self._digest, 1, *arguments)
         except NoScriptError:
             answer = await redis.eval(_SCRIPT, 1, *arguments)
         if not isinstance(answer, str | bytes):

@@ -1,11 +1,13 @@
 """Whatever answers, the answer has been through all layers outside of it."""
 
+import ast
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -368,6 +370,35 @@ def test_a_right_order_with_others_between_and_gaps_is_accepted() -> None:
     check_order(right)
     with pytest.raises(MiddlewareOrderError, match="inside of another RequestID"):
         check_order(RequestIDMiddleware(right))
+
+
+def names_in(module: Path) -> set[str]:
+    """Return all names that a module imports, or takes of something."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(module.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom | ast.Import):
+            names |= {alias.name for alias in node.names}
+        if isinstance(node, ast.Attribute):
+            names.add(node.attr)
+    return names
+
+
+BUFFERING = {"BaseHTTPMiddleware", "starlette.middleware.base", "middleware", "base"}
+"""What makes a middleware out of a function, also FastAPI's decorator."""
+
+
+def test_no_layer_of_these_patterns_is_made_by_starlette_out_of_a_function() -> None:
+    modules = sorted(Path(naive.__file__).parent.glob("*.py"))
+    own = [one for one in modules if not one.stem.endswith("_naive")]
+    others = [one for one in modules if one.stem.endswith("_naive")]
+
+    assert len(own) > 20
+    assert [one.name for one in own if names_in(one) & BUFFERING] == []
+    assert [one.name for one in others if names_in(one) & BUFFERING] == [
+        "header_context_naive.py",
+        "request_logging_naive.py",
+        "security_headers_naive.py",
+    ]
 
 
 def test_fastapi_is_left_as_it_is() -> None:
