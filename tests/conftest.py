@@ -7,6 +7,7 @@ import sqlite3
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from catalogue.plugin import note_server
 from tests.support.databases import (
@@ -39,6 +40,12 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
     from sqlalchemy.ext.asyncio import AsyncEngine
+
+# That the machine is busy is no counter-example.
+settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")

@@ -1,16 +1,15 @@
 """Count and time HTTP requests for Prometheus, with labels that no client can multiply.
 
 The route label is the template, such as `/v1/users/{user_id}`, complete through
-included routers and mounts; whatever no route matched shares one value, and so do
-invented methods. A request lasts until the last byte of its body is handed to the
-server. An unhandled exception counts as 500, also where the response had begun; a
-client that left, or a cancellation, as 499. The gauge goes down in every case.
-Websockets, lifespan and the scrape endpoint are not counted. Where OpenMetrics is
-scraped, counts and buckets have the id of their last request as an exemplar.
-
+included routers and mounts; what no route matched shares one value, and so do invented
+methods. A request lasts until the last byte of its body is handed to the server. An
+unhandled exception is a 500, also where the response had begun. A cancellation is a
+499, and so is a client that was seen to leave: where the request is read, the answer is
+streamed or sending fails. While a handler works, nobody looks. Websockets do not count.
 Source: https://prometheus.io/docs/practices/naming/ and RFC 9110 for the methods.
 """
 
+import re
 import time
 from asyncio import CancelledError
 from collections.abc import Callable, Collection, Sequence
@@ -18,25 +17,19 @@ from http import HTTPMethod
 
 from fastapi.routing import iter_route_contexts
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-UNMATCHED, OTHER = "unmatched", "OTHER"
-TEMPLATE = "http_metrics.template"
-CLIENT_CLOSED_REQUEST = 499
-LONGEST_ID = 118  # an exemplar holds 128 characters, and ten are the name
-METHODS = frozenset(HTTPMethod)
+UNMATCHED, OTHER, TEMPLATE = "unmatched", "OTHER", "http_metrics.template"
+CLIENT_CLOSED_REQUEST, LONGEST_ID = 499, 118  # of an exemplar's 128 characters
 LAST = "http.response.body", "http.response.pathsend"
 
 
 class MetricsMiddleware:
-    """Three metrics of all HTTP requests, in a registry of the application's own.
+    """Three metrics of all HTTP requests that are not below an `excluded` path.
 
-    `http_requests_total` has the labels method, route and status,
-    `http_request_duration_seconds` method and route, and
-    `http_requests_in_progress` none, for no route is known while a request arrives.
-    `excluded` are paths below the application's root, and what is below them.
+    `http_requests_total` has the labels method, route and status, the histogram
+    `http_request_duration_seconds` the first two, `http_requests_in_progress` none.
     """
 
     def __init__(
@@ -47,14 +40,12 @@ class MetricsMiddleware:
         excluded: Collection[str] = ("/metrics",),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Make the metrics; raises `ValueError` if the registry has them already."""
-        self.app, self.clock = app, clock
-        self.excluded = tuple(f"{path.rstrip('/')}/" for path in excluded)
+        """Raise `ValueError` for a registry that has these, or for other paths."""
+        self.app, self.clock, self.excluded = app, clock, _below(excluded)
         labels = "method", "route", "status"
         name, text = "http_requests_total", "HTTP requests that have ended."
         self.requests = Counter(name, text, labels, registry=registry)
-        name = "http_request_duration_seconds"
-        text = "Seconds until the last byte of the response."
+        name, text = "http_request_duration_seconds", "Seconds until the last byte."
         self.duration = Histogram(name, text, labels[:2], registry=registry)
         name = "http_requests_in_progress"
         self.in_progress = Gauge(name, "HTTP requests now served.", registry=registry)
@@ -63,11 +54,10 @@ class MetricsMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, and count it once when it is over."""
         path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
-        if scope["type"] != "http" or f"{path}/".startswith(self.excluded):
+        if scope["type"] != "http" or self.excluded.fullmatch(path):
             await self.app(scope, receive, send)
             return
-        began, status = self.clock(), 0
-        is_over = has_left = False
+        began, status, is_over, has_left = self.clock(), 0, False, False
 
         def end(status: int) -> None:
             nonlocal is_over
@@ -83,8 +73,12 @@ class MetricsMiddleware:
             return message
 
         async def send_and_see(message: Message) -> None:
-            nonlocal status
-            await send(message)
+            nonlocal status, has_left
+            try:
+                await send(message)
+            except OSError:
+                has_left = True
+                raise
             status = message.get("status", status)
             if message["type"] in LAST and not message.get("more_body"):
                 end(CLIENT_CLOSED_REQUEST if has_left else status)
@@ -92,14 +86,14 @@ class MetricsMiddleware:
         self.in_progress.inc()
         try:
             await self.app(scope, receive_and_see, send_and_see)
-        except (CancelledError, ClientDisconnect):
+        except CancelledError:
             has_left = True
             raise
         finally:
             end(CLIENT_CLOSED_REQUEST if has_left else 500)
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
-        method = scope["method"] if scope["method"] in METHODS else OTHER
+        method = scope["method"] if scope["method"] in HTTPMethod.__members__ else OTHER
         labels = method, route_template(scope), status
         if (series := self._series.get(labels)) is None:
             series = self.requests.labels(*labels), self.duration.labels(*labels[:2])
@@ -110,12 +104,18 @@ class MetricsMiddleware:
         series[1].observe(seconds, exemplar)
 
 
+def _below(paths: Collection[str]) -> re.Pattern[str]:
+    if not all(re.match("/[^/]", path) for path in paths):
+        raise ValueError(f"{paths!r} are no paths below the root")
+    roots = "|".join(re.escape(path.rstrip("/")) for path in paths) or "(?!)"
+    return re.compile(rf"(?:{roots})(?:/(?!\.\.?(?:/|\Z))[^/\\]*)*")
+
+
 def route_template(scope: Scope) -> str:
     """Return the whole template of the route that a routed request went to.
 
-    The scope's own `route` lacks the prefix of an included router, and its root path
-    has a mount's parameters filled in. So unless it is one of the application's own,
-    the routes are asked once more; who asks next finds the answer in the scope.
+    The scope's own lacks an included router's prefix, and has a mount's parameters
+    filled in; else all routes are asked once more, for whoever asks for this scope.
     """
     if "endpoint" not in scope:
         return UNMATCHED

@@ -10,7 +10,6 @@ from httpx import ASGITransport, AsyncClient, Response
 from prometheus_client import CollectorRegistry
 
 from snippets.errors.safe_errors import install_safety_net
-from snippets.middleware.client_address import client_network
 from snippets.middleware.header_context import RequestIDMiddleware
 from snippets.middleware.middleware_order import (
     MiddlewareOrderError,
@@ -50,7 +49,6 @@ def edge(redis: FakeAsyncRedis) -> Stack:
             client=lambda: redis,
             on_outage="open",
         ),
-        client=lambda scope: client_network(scope, trusted_proxies=0),
         registry=CollectorRegistry(),
         net=partial(install_safety_net, environment="production"),
     )

@@ -5,6 +5,8 @@ is a dependency for one route, where path, user or tenant is known and a request
 cost several units. Answers carry `RateLimit-Limit`, `-Remaining` and `-Reset`, a
 refusal `Retry-After` as well, both in whole seconds. Where the two meet, the headers
 are the dependency's. While nothing can be counted, a closed limiter refuses with 503.
+FastAPI answers an unhandled exception outside of all that `add_middleware` installs:
+that 500 is counted, but has headers only if the middleware is around the finished app.
 
 What a client is called by is `key`'s to say: take it from a verified token, or from
 `client_network`, never from a header that the client writes.
@@ -15,6 +17,7 @@ Source: RFC 6585 for 429, RFC 9110 for Retry-After, RFC 9457 for the body, and
 draft-ietf-httpapi-ratelimit-headers-06 for the other headers.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Collection
 from http import HTTPStatus
 from urllib.parse import quote
@@ -43,7 +46,8 @@ class RateLimited(HTTPException):
 class RateLimitMiddleware:
     """Counts each HTTP request, except those to `exempt` paths and what is below them.
 
-    Websockets and lifespan pass. Paths are those below the application's root.
+    Websockets and lifespan pass. Paths are those below the application's root; one that
+    `..` leads elsewhere is not exempt.
     """
 
     def __init__(
@@ -54,11 +58,11 @@ class RateLimitMiddleware:
         key: Key,
         exempt: Collection[str] = (),
     ) -> None:
-        """Keep what decides."""
+        """Keep what decides; raises `ValueError` if everything would be exempt."""
         self.app = app
         self.limiter = limiter
         self.key = key
-        self.exempt = tuple(f"{path.rstrip('/')}/" for path in exempt)
+        self.exempt = paths_below(exempt)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on with its headers, or refuse it."""
@@ -81,7 +85,15 @@ class RateLimitMiddleware:
 
     def _is_exempt(self, scope: Scope) -> bool:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        return f"{path}/".startswith(self.exempt)
+        return self.exempt.fullmatch(path) is not None
+
+
+def paths_below(paths: Collection[str]) -> re.Pattern[str]:
+    """Return what matches these paths and whole segments below, but no way out."""
+    if not all(re.match("/[^/]", path) for path in paths):
+        raise ValueError(f"{paths!r} are no paths below the root")
+    roots = "|".join(re.escape(path.rstrip("/")) for path in paths) or "(?!)"
+    return re.compile(rf"(?:{roots})(?:/(?!\.\.?(?:/|\Z))[^/\\]*)*")
 
 
 def rate_limit(

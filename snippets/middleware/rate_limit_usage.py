@@ -1,6 +1,7 @@
 """Let each client of a directory ask three times an hour, also one that hides."""
 
 import asyncio
+from ipaddress import ip_network
 
 from fakeredis import FakeAsyncRedis
 from fastapi import FastAPI
@@ -9,6 +10,8 @@ from httpx import ASGITransport, AsyncClient, Response
 from snippets.middleware.client_address import client_network
 from snippets.middleware.rate_limit import RateLimitMiddleware
 from snippets.middleware.rate_limiter import RateLimiter
+
+PROXIES = [ip_network("127.0.0.1")]
 
 
 async def main() -> None:
@@ -24,7 +27,7 @@ async def main() -> None:
             client=lambda: redis,
             on_outage="open",
         ),
-        key=lambda scope: client_network(scope, trusted_proxies=1),
+        key=lambda scope: client_network(scope, trusted_proxies=PROXIES),
     )
 
     @app.get("/extensions/{number}")

@@ -1,15 +1,16 @@
 """Wire two limits into FastAPI: one for each client, and one for each tenant."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated
 
 from fastapi import Depends, FastAPI, Header, Request
 from fastapi.responses import JSONResponse
+from prometheus_client import CollectorRegistry, Counter
 from starlette.types import Scope
 
 from snippets.caching.redis_client import create_redis
-from snippets.middleware.client_address import client_network
+from snippets.middleware.client_address import Networks, client_network
 from snippets.middleware.rate_limit import (
     RateLimited,
     RateLimitMiddleware,
@@ -33,9 +34,16 @@ def tenant_of(scope: Scope) -> str:
 
 
 def create_app(
-    redis_url: str, *, trusted_proxies: int, on_failure: Callable[[str], object]
+    redis_url: str,
+    *,
+    trusted_proxies: Networks,
+    registry: CollectorRegistry,
+    calls_window: float = 1,
 ) -> FastAPI:
-    """Return an application that answers without Redis, but starts no calls."""
+    """Return an application that answers without Redis, but starts no calls.
+
+    `calls_window` is the time in seconds in which a tenant may start ten calls.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -43,6 +51,12 @@ def create_app(
             yield
 
     app = FastAPI(lifespan=lifespan)
+    name, text = "rate_limit_uncounted_total", "Requests that were not counted."
+    uncounted = Counter(name, text, ["limiter"], registry=registry)
+
+    def on_failure(limiter: str) -> None:
+        uncounted.labels(limiter).inc()
+
     requests = RateLimiter(
         name="telephony-requests",
         limit=100,
@@ -54,7 +68,7 @@ def create_app(
     calls = RateLimiter(
         name="telephony-calls",
         limit=10,
-        window=1,
+        window=calls_window,
         client=lambda: app.state.redis,
         on_outage="closed",
         on_failure=on_failure,

@@ -1,14 +1,15 @@
 """Take passwords, tokens and card numbers out of what is about to be logged.
 
 A value is masked whole if its name, lower case and without signs, contains that of a
-secret: `client_secret`, `X-Auth-Token`, `user%5Fpassword`. It does so at any depth, in
-lists, forms, query strings and headers. Thirteen digits or more in a row, with blanks
-or hyphens between them, are taken for a card number wherever they stand, also in JSON
-numbers; so are long telephone numbers and times in milliseconds. What cannot be read as
-what it says it is, such as half a JSON text, is not shown at all.
+secret: `client_secret`, `X-Auth-Token`, `user%5Fpassword`. So it is at any depth of a
+JSON text, in forms, query strings and headers. Thirteen digits or more in a row, with
+blanks or hyphens between them, are taken for a card number wherever they stand. What
+cannot be read as what it says it is, such as half a JSON text, is not shown at all.
 
-What comes out has no control characters: it cannot begin a line of its own. A secret
-under a harmless name is not recognised.
+In text, pairs such as `token=a`, `token%3Da` and `"token": "a"` are masked up to a
+blank, a comma or the quote that ends the value, and who logs in at an address is too. A
+secret that no such name announces is shown: `token a`, `a` in `authorization=Basic a`.
+What comes out has no control characters: it cannot begin a line of its own.
 """
 
 import json
@@ -20,23 +21,20 @@ from urllib.parse import parse_qsl, unquote_plus
 
 MASK = "***"
 SECRET_NAMES = frozenset(
-    {
-        "apikey",
-        "authorization",
-        "cookie",
-        "credential",
-        "passphrase",
-        "passwd",
-        "password",
-        "privatekey",
-        "secret",
-        "token",
-    }
+    {"apikey", "authorization", "cookie", "credential", "passphrase"}
+    | {"passwd", "password", "privatekey", "secret", "token"}
 )
 CARD = re.compile(r"\d(?:[\s-]*\d){12,}")
 THIRTEEN_DIGITS = 10**12
-PARTS = re.compile(r"([\s&;,?=])")
-ENDS = frozenset("&;,")
+IS = "=|%(?:25)*3D"  # as it is, or encoded once or more
+NAME = rf"""(?:(?!{IS})[^\s&;,?"'])+"""
+PAIR = re.compile(rf"""({NAME})(["']?\s*(?:{IS})\s*|["']\s*:\s*)?""", re.IGNORECASE)
+QUOTED = r"""(\\*["']).*?(?:(?<!\\)\1|\Z)"""
+VALUE = re.compile(rf"(?s:[{{\[].*|(?:{QUOTED})?[^\s&;,]*)")
+LOGIN = re.compile(r"(?<=://)[^\s/?#]*@")
+NESTED = re.compile("%(?:25)+")
+FIELD = re.compile(r"{(\w+)(?::\w+)?}")
+LATER = re.compile(r"(?s)^(/?+[^/\\]*[/\\]).+")
 SIGNS = re.compile(r"[\W_]+")
 
 
@@ -59,7 +57,9 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """Mask card numbers and pairs like `token=abc`; escape control characters."""
-        text = CARD.sub(MASK, self._without_pairs(text) if "=" in text else text)
+        if any(sign in text for sign in "=:%"):
+            text = self._without_pairs(LOGIN.sub(f"{MASK}@", text))
+        text = CARD.sub(MASK, text)
         if text.isprintable():
             return text
         return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
@@ -103,18 +103,24 @@ class Redactor:
             shown[name] = f"{shown[name]}, {value}" if name in shown else value
         return shown
 
-    def path(self, path: str, parameters: Mapping[str, object]) -> str:
-        """Mask a path's parameters of secret names, such as `/reset/{token}` has."""
-        for name, value in parameters.items():
-            if self.is_secret(name):
-                path = path.replace(str(value), MASK)
+    def path(
+        self, path: str, template: str | None, parameters: Mapping[str, object]
+    ) -> str:
+        """Return a path, or its route's masked `template` if a parameter is secret.
+
+        Where no route is known, only the first segment is shown: any other may be a
+        secret. The same goes for a parameter without a value.
+        """
+        if template is None or not template.startswith("/"):
+            path = LATER.sub(rf"\1{MASK}", path)
+        else:
+            names = {*parameters, *FIELD.findall(template)}
+            if names - parameters.keys() or any(map(self.is_secret, names)):
+                path = FIELD.sub(MASK, template)
         return self.text(path)
 
     def body(self, body: bytes, content_type: str, size: int | None = None) -> object:
-        """Return what a body holds if it is JSON or a form; otherwise only its size.
-
-        The same goes for a part: give the `size` of the whole.
-        """
+        """Return what JSON or a form holds; of a part of `size` bytes only the size."""
         size = len(body) if size is None else size
         kind = content_type.partition(";")[0].strip().lower()
         is_json = kind == "application/json" or kind.endswith("+json")
@@ -128,18 +134,13 @@ class Redactor:
         return f"<{size} bytes>"
 
     def _without_pairs(self, text: str) -> str:
-        shown: list[str] = []
-        before, is_hidden = "", False
-        for part in PARTS.split(text):
-            if part in ENDS or part.isspace():
-                is_hidden = False
-            if not is_hidden:
-                shown.append(part)
-                if part == "=" and self.is_secret(unquote_plus(before)):
-                    shown.append(MASK)
-                    is_hidden = True
-            before = part
-        return "".join(shown)
+        shown, end = "", 0
+        for pair in PAIR.finditer(text):
+            name = unquote_plus(NESTED.sub("%", pair[1]))
+            if pair[2] and pair.start() >= end and self.is_secret(name):
+                shown += text[end : pair.end()] + MASK
+                end = next(VALUE.finditer(text, pair.end())).end()
+        return shown + text[end:]
 
 
 def _plain(name: str) -> str:

@@ -1,40 +1,36 @@
 """Write exactly one record for each HTTP request, with nothing secret in it.
 
-The record is written when the last byte of the answer was handed to the server, or else
-when the application has ended. Its `access` has method, route, path, query, status,
-milliseconds on a monotonic clock, bytes of the answer, and the client's address. A
-client that left, or a cancellation, has the status 499, an exception 500, also where
-the answer had begun; one that no answer follows is named. From 500 the level is ERROR.
+It is written when the last byte of the answer was handed to the server, or else when
+the application has ended. Its `access` has method, route, path, query, status,
+milliseconds on a monotonic clock, bytes of the answer, and the client's address. An
+exception is a 500, also where the answer had begun; one that no answer follows is
+named. A cancellation is a 499, and so is a client that was seen to leave: where the
+request is read, the answer is streamed or sending fails. While a handler works, nobody
+looks. From 500 the level is ERROR.
 
-Headers and the request's body are logged only with `content`, which production refuses.
-At most `body_cap` bytes are held: a longer body is logged by its size alone. The
-application is given every byte, and each chunk of the answer is passed on at once.
-
+Of a path that no route took only the first segment is shown; where a parameter's name
+is secret, the masked route is. Headers and body are logged only with `content`, which
+production refuses, and at most `body_cap` bytes are held: a longer body is logged by
+its size. The application is given every byte, and each chunk is passed on at once.
 Two files travel along: `redactor`, which masks, and `client_address`.
 """
 
-from __future__ import annotations
-
 import logging
+import re
 from asyncio import CancelledError
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
 
-from snippets.middleware.client_address import client_address
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from snippets.middleware.client_address import Networks, client_address
 from snippets.middleware.redactor import Redactor
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 Asgi = tuple[Scope, Receive, Send]
-ASGIApp = Callable[[*Asgi], Awaitable[None]]
 Route = Callable[[Scope], str | None]
 
-CLIENT_CLOSED_REQUEST = 499
-SERVER_ERROR = 500
+CLIENT_CLOSED_REQUEST, SERVER_ERROR = 499, 500
 LINE = "%(method)s %(path)s %(status)d"
 LAST = {"http.response.body", "http.response.pathsend"}
 
@@ -43,24 +39,23 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class LogOptions:
-    """What is logged, and of whom.
+    """What is logged, and of whom: not of `exempt` paths and what is below them.
 
-    Requests to `exempt` paths and what is below them are not. `trusted_proxies` is how
-    many of your proxies each request passes. `route` names the route; the default lacks
-    the prefix of an included router. `content` raises `ValueError` in production.
+    `trusted_proxies` has their networks. `route` returns a template, which begins with
+    a slash; that of the default lacks the prefix of an included router.
     """
 
     exempt: Collection[str] = ()
-    trusted_proxies: int = 0
+    trusted_proxies: Networks = ()
     content: bool = False
     environment: str = "production"
     body_cap: int = 10_240
     redactor: Redactor = field(default_factory=Redactor)
-    route: Route = lambda scope: getattr(scope.get("route"), "path", None)
+    route: Route = lambda scope: getattr(scope.get("route"), "path_format", None)
     clock: Callable[[], float] = perf_counter
 
     def __post_init__(self) -> None:
-        """Refuse to log content in production."""
+        """Raise `ValueError` for content in production."""
         if self.content and self.environment.strip().lower().startswith("prod"):
             raise ValueError("content is not logged in production")
 
@@ -69,15 +64,14 @@ class RequestLoggingMiddleware:
     """Logs each HTTP request once; websockets and lifespan pass."""
 
     def __init__(self, app: ASGIApp, options: LogOptions | None = None) -> None:
-        """Wrap `app`."""
-        self.app = app
-        self.options = options or LogOptions()
-        self.exempt = tuple(f"{one.rstrip('/')}/" for one in self.options.exempt)
+        """Wrap `app`; raises `ValueError` if what is exempt is no path, or all are."""
+        self.app, self.options = app, options or LogOptions()
+        self.exempt = _below(self.options.exempt)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, and write its record."""
         path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
-        if scope["type"] != "http" or f"{path}/".startswith(self.exempt):
+        if scope["type"] != "http" or self.exempt.fullmatch(path):
             await self.app(scope, receive, send)
             return
         exchange = _Exchange(self.options, scope, receive, send)
@@ -89,9 +83,14 @@ class RequestLoggingMiddleware:
         exchange.log(SERVER_ERROR)  # which is nothing new if it has answered
 
 
-class _Exchange:
-    """What is known of one request so far."""
+def _below(paths: Collection[str]) -> re.Pattern[str]:
+    if not all(re.match("/[^/]", path) for path in paths):
+        raise ValueError(f"{paths!r} are no paths below the root")
+    roots = "|".join(re.escape(path.rstrip("/")) for path in paths) or "(?!)"
+    return re.compile(rf"(?:{roots})(?:/(?!\.\.?(?:/|\Z))[^/\\]*)*")
 
+
+class _Exchange:
     def __init__(self, options: LogOptions, *asgi: *Asgi) -> None:
         self.options, (self.scope, self._receive, self._send) = options, asgi
         self.began = options.clock()
@@ -132,12 +131,13 @@ class _Exchange:
 
     def _access(self, status: int) -> dict[str, object]:
         scope, options, redactor = self.scope, self.options, self.options.redactor
+        route, values = options.route(scope), scope.get("path_params", {})
         access: dict[str, object] = {
             "request_id": scope.get("state", {}).get("request_id"),
             "client": client_address(scope, trusted_proxies=options.trusted_proxies),
             "method": redactor.text(scope["method"]),
-            "route": options.route(scope),
-            "path": redactor.path(scope["path"], scope.get("path_params", {})),
+            "route": route,
+            "path": redactor.path(scope["path"], route, values),
             "query": redactor.query(scope["query_string"].decode("latin-1")),
             "status": status,
             "milliseconds": round(1000 * (options.clock() - self.began), 3),

@@ -5,6 +5,7 @@ import logging
 
 from fastapi import APIRouter, FastAPI
 
+from snippets.middleware.client_address import Networks
 from snippets.middleware.header_context import (
     ASGIApp,
     HeaderContextFilter,
@@ -34,7 +35,7 @@ def log_in_lines(handler: logging.Handler) -> None:
     handler.setFormatter(JsonLines())
 
 
-def create_app(*, trusted_proxies: int = 0) -> ASGIApp:
+def create_app(*, trusted_proxies: Networks = ()) -> ASGIApp:
     """Return a service of calls whose health checks are not logged."""
     app = FastAPI()
     calls = APIRouter(prefix="/calls")

@@ -13,6 +13,7 @@ Source: https://cheatsheetseries.owasp.org/cheatsheets/HTTP_Headers_Cheat_Sheet.
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 YEAR = 31_536_000  # seconds
 NONCE = "{nonce}"
+ELSEWHERE = re.compile(r"\\|/\.\.?(?:/|\Z)")
+VISIBLE = re.compile(r"[a-z0-9-]+: [\x20-\x7e]*")
 DENY_ALL = (
     "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
@@ -77,11 +80,12 @@ class SecurityHeadersMiddleware:
         """Wrap `app`.
 
         `policies` has the CSP of a path and of what is below it; the longest path wins,
-        and where there is none it is `DENY_ALL`. In a policy `{nonce}` becomes a value
-        that is new for each request, and which the page finds in
-        `request.state.csp_nonce`. `headers` replaces the other defaults. With
-        `trust_forwarded_proto` the scheme is the one in `X-Forwarded-Proto`, which the
-        proxy in front must set itself.
+        and where there is none it is `DENY_ALL`. A path that leads elsewhere by `..`
+        has that of the root. In a policy `{nonce}` becomes a value that is new for each
+        request, and which the page finds in `request.state.csp_nonce`. `headers`
+        replaces the other defaults. With `trust_forwarded_proto` the scheme is the one
+        in `X-Forwarded-Proto`, which the proxy in front must set itself. Raises
+        `ValueError` for what is no header.
         """
         self.app = app
         self.trust_forwarded_proto = trust_forwarded_proto
@@ -113,6 +117,7 @@ class SecurityHeadersMiddleware:
 
     def _defaults(self, scope: Scope) -> Headers:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
+        path = "" if ELSEWHERE.search(path) else path
         is_secure = self._is_secure(scope)
         _, policy, whole = next(
             (one for one in self._policies if f"{path}/".startswith(one[0])),
@@ -137,6 +142,9 @@ class SecurityHeadersMiddleware:
 
 
 def _encoded(headers: list[tuple[str, str]]) -> Headers:
+    for name, value in headers:
+        if not VISIBLE.fullmatch(f"{name}: {value}"):
+            raise ValueError(f"{name!r}: {value!r} is no header")
     return tuple(
         (name.encode("ascii"), value.encode("ascii")) for name, value in headers
     )

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import FastAPI, Request
+from fastapi.middleware import Middleware
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from prometheus_client import CollectorRegistry
@@ -89,7 +90,7 @@ def bare() -> FastAPI:
 
 def client(scope: Scope) -> str:
     """Return who is counted."""
-    return client_network(scope, trusted_proxies=0)
+    return client_network(scope, trusted_proxies=())
 
 
 def limiter(redis: Redis) -> RateLimiter:
@@ -110,9 +111,8 @@ def all_layers(redis: Redis, unlimited: str) -> ASGIApp:
         allowed_origins=["https://desk.example"],
         max_body_size=1_000_000,
         limiter=limiter(redis),
-        client=client,
         registry=CollectorRegistry(),
-        tenant=NoOp,
+        tenant=Middleware(NoOp),
         unlimited=[unlimited],
     )
     return build_stack(bare(), stack)

@@ -13,6 +13,9 @@ from snippets.middleware.header_context import (
 )
 from tests.support.asgi import Receive, Scope, Send, live_server
 
+PATIENCE = 60
+"""Seconds after which something hangs."""
+
 
 def ids(app: FastAPI) -> RequestIDMiddleware:
     """Wrap an application that answers with the id that it sees."""
@@ -104,7 +107,7 @@ async def test_a_body_that_ends_too_early_ends_the_request_and_its_context() -> 
             b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nshort"
         )
         connection.close()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             await is_over.wait()
         answer = await server.request(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from time import monotonic
 
 import pytest
 from fastapi import APIRouter, BackgroundTasks, FastAPI, HTTPException, WebSocket
@@ -19,7 +20,10 @@ from catalogue.plugin import Proof
 from snippets.middleware.http_metrics import MetricsMiddleware, route_template
 from snippets.middleware.http_metrics_naive import PathMetricsMiddleware
 from snippets.middleware.http_metrics_wiring import create_app
-from tests.support.asgi import Exchange, websocket_scope
+from tests.support.asgi import Exchange, live_server, websocket_scope
+
+PATIENCE = 60
+"""Seconds after which something hangs."""
 
 Counts = dict[tuple[str, str, str], float]
 
@@ -314,6 +318,66 @@ async def test_a_client_that_leaves_a_stream_is_499(spec_version: str) -> None:
     assert service.in_progress == 0
 
 
+async def test_a_send_that_fails_is_a_client_that_has_left(service: Service) -> None:
+    async def send(_: Message) -> None:
+        raise ConnectionResetError  # as servers do since version 2.4 of ASGI
+
+    exchange = Exchange("GET", "/users/7", asgi={"spec_version": "2.4"})
+    with pytest.raises(ConnectionResetError):
+        await service.app(exchange.scope, exchange.receive, send)
+
+    assert service.counts == {("GET", "/users/{user_id}", "499"): 1}
+    assert service.in_progress == 0
+
+
+async def test_an_os_error_of_the_handler_s_own_is_500() -> None:
+    service = Service()
+
+    @service.app.get("/broken")
+    async def broken() -> None:
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        await service.get("/broken")
+
+    assert service.counts == {("GET", "/broken", "500"): 1}
+
+
+@pytest.mark.parametrize(("is_read", "status"), [(True, "499"), (False, "200")])
+async def test_over_a_socket_a_client_that_leaves_is_499_where_it_is_seen_to(
+    *, is_read: bool, status: str
+) -> None:
+    service = Service()
+    is_in, may_go_on, is_over = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    @service.app.post("/greeting")
+    async def record(request: Request) -> int:
+        is_in.set()
+        if is_read:
+            return len(await request.body())
+        await may_go_on.wait()
+        return 7
+
+    async def watch(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.gather(service.app(scope, receive, send), return_exceptions=True)
+        is_over.set()
+
+    async with live_server(watch) as server, asyncio.timeout(PATIENCE):
+        connection = await server.connect()
+        await connection.write(
+            b"POST /greeting HTTP/1.1\r\nHost: a\r\nContent-Length: 99\r\n\r\nshort"
+        )
+        await is_in.wait()
+        assert service.in_progress == 1
+        connection.close()
+        await connection.writer.wait_closed()
+        may_go_on.set()
+        await is_over.wait()
+
+    assert service.counts == {("POST", "/greeting", status): 1}
+    assert service.in_progress == 0
+
+
 async def test_a_client_that_leaves_while_it_sends_is_499() -> None:
     service = Service()
 
@@ -574,6 +638,39 @@ async def test_only_whole_segments_are_excluded(service: Service) -> None:
         await service.get(path)
 
     assert service.counts == {("GET", "unmatched", "404"): 1}
+
+
+@pytest.mark.parametrize("way", ["../users/7", "./x", "a/../../b", "..", "..\\users"])
+async def test_no_way_out_of_an_excluded_path_is_excluded(
+    way: str, service: Service
+) -> None:
+    await service.get(f"/metrics/{way}")
+
+    assert service.counts == {("GET", "unmatched", "404"): 1}
+
+
+@pytest.mark.parametrize("excluded", ["/metrics", ["/"], [""], ["metrics"]])
+def test_what_would_exclude_everything_or_nothing_is_refused(
+    excluded: str | list[str],
+) -> None:
+    with pytest.raises(ValueError, match="no paths below the root"):
+        MetricsMiddleware(FastAPI(), registry=CollectorRegistry(), excluded=excluded)
+
+
+async def test_where_nothing_is_excluded_all_is_counted() -> None:
+    registry = CollectorRegistry()
+    app = MetricsMiddleware(FastAPI(), registry=registry, excluded=())
+    for path in ("/metrics", "/", ""):
+        await Exchange("GET", path).run(app)
+
+    labels = {"method": "GET", "route": "unmatched", "status": "404"}
+    assert registry.get_sample_value("http_requests_total", labels) == 3
+
+
+def test_the_clock_is_one_that_nobody_sets() -> None:
+    middleware = MetricsMiddleware(FastAPI(), registry=CollectorRegistry())
+
+    assert middleware.clock is monotonic
 
 
 async def test_two_applications_in_one_process_count_apart() -> None:

@@ -1,15 +1,19 @@
 """Whatever answers, the answer has been through all layers outside of it."""
 
+import ast
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from fastapi import FastAPI, Request, WebSocket
+from fastapi.middleware import Middleware
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.responses import StreamingResponse
@@ -21,7 +25,6 @@ from catalogue.plugin import Proof
 from snippets.middleware import middleware_order_naive as naive
 from snippets.middleware import request_logging
 from snippets.middleware.body_limit import BodyLimitMiddleware
-from snippets.middleware.client_address import client_network
 from snippets.middleware.header_context import (
     ASGIApp,
     RequestIDMiddleware,
@@ -44,7 +47,6 @@ from tests.support.asgi import (
     Receive,
     Scope,
     Send,
-    live_server,
     values_of,
     websocket_scope,
 )
@@ -91,9 +93,8 @@ def stack(redis: Redis) -> Stack:
             client=lambda: redis,
             on_outage="open",
         ),
-        client=lambda scope: client_network(scope, trusted_proxies=0),
         registry=CollectorRegistry(),
-        tenant=TenantMiddleware,
+        tenant=Middleware(TenantMiddleware),
     )
 
 
@@ -297,6 +298,56 @@ def test_a_layer_that_the_application_has_already_is_refused_at_start(
         build_stack(app, stack)
 
 
+def test_who_is_refused_is_left_as_it_was_and_may_be_built_with_other_layers(
+    stack: Stack,
+) -> None:
+    app = telephony()
+    build_stack(app, stack)
+    before = list(app.user_middleware)
+
+    for registry in (stack.registry, CollectorRegistry()):
+        with pytest.raises(MiddlewareOrderError, match="another RateLimitMiddleware"):
+            build_stack(app, replace(stack, registry=registry))
+        assert app.user_middleware == before
+
+    other = telephony()
+    with pytest.raises(ValueError, match="Duplicated timeseries"):
+        build_stack(other, stack)
+    with pytest.raises(ValueError, match="no paths below the root"):
+        build_stack(other, replace(stack, unlimited="/health"))
+    assert other.user_middleware == []
+    build_stack(other, replace(stack, registry=CollectorRegistry()))
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        lambda app: RequestIDMiddleware(app, trust_inbound=False),
+        partial(RequestIDMiddleware, trust_inbound=False),
+        RequestIDMiddleware(FastAPI()).__call__,
+    ],
+)
+def test_what_is_no_class_cannot_be_looked_into(
+    hidden: Callable[..., ASGIApp], stack: Stack
+) -> None:
+    app = telephony()
+    add(app, hidden)
+
+    for refused in (app, SecurityHeadersMiddleware(app)):
+        with pytest.raises(MiddlewareOrderError, match="cannot be seen"):
+            check_order(refused)
+    with pytest.raises(MiddlewareOrderError, match="cannot be seen"):
+        build_stack(app, stack)
+    with pytest.raises(MiddlewareOrderError, match="cannot be seen"):
+        build_stack(telephony(), replace(stack, tenant=Middleware(hidden)))
+
+
+def test_a_layer_of_the_order_is_no_tenant(stack: Stack) -> None:
+    wrong = Middleware(RequestIDMiddleware)
+    with pytest.raises(MiddlewareOrderError, match="stand inside of RequestID"):
+        build_stack(telephony(), replace(stack, tenant=wrong))
+
+
 def test_a_subclass_stands_for_its_layer() -> None:
     class OwnIDs(RequestIDMiddleware):
         """Ids of another form."""
@@ -319,6 +370,35 @@ def test_a_right_order_with_others_between_and_gaps_is_accepted() -> None:
     check_order(right)
     with pytest.raises(MiddlewareOrderError, match="inside of another RequestID"):
         check_order(RequestIDMiddleware(right))
+
+
+def names_in(module: Path) -> set[str]:
+    """Return all names that a module imports, or takes of something."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(module.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom | ast.Import):
+            names |= {alias.name for alias in node.names}
+        if isinstance(node, ast.Attribute):
+            names.add(node.attr)
+    return names
+
+
+BUFFERING = {"BaseHTTPMiddleware", "starlette.middleware.base", "middleware", "base"}
+"""What makes a middleware out of a function, also FastAPI's decorator."""
+
+
+def test_no_layer_of_these_patterns_is_made_by_starlette_out_of_a_function() -> None:
+    modules = sorted(Path(naive.__file__).parent.glob("*.py"))
+    own = [one for one in modules if not one.stem.endswith("_naive")]
+    others = [one for one in modules if one.stem.endswith("_naive")]
+
+    assert len(own) > 20
+    assert [one.name for one in own if names_in(one) & BUFFERING] == []
+    assert [one.name for one in others if names_in(one) & BUFFERING] == [
+        "header_context_naive.py",
+        "request_logging_naive.py",
+        "security_headers_naive.py",
+    ]
 
 
 def test_fastapi_is_left_as_it_is() -> None:
@@ -349,7 +429,7 @@ async def test_a_hundred_requests_at_once_see_only_what_is_theirs(
         client=lambda: redis,
         on_outage="closed",
     )
-    edge = build_stack(app, Stack(**{**vars(stack), "limiter": limiter}))
+    edge = build_stack(app, replace(stack, limiter=limiter))
     ids = [f"r-{number}" for number in range(100)]
     answers = await asyncio.gather(
         *(
@@ -429,64 +509,6 @@ async def test_who_leaves_or_is_cancelled_is_logged_and_counted_once(
     assert in_progress == 1
     assert stack.registry.get_sample_value("http_requests_in_progress") == 0
     assert request_id.get() is None
-
-
-async def test_over_a_socket_answers_are_streamed_and_the_lifespan_is_run(
-    stack: Stack,
-) -> None:
-    states = []
-    may_go_on = asyncio.Event()
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        states.append("started")
-        yield
-        states.append("stopped")
-
-    app = FastAPI(lifespan=lifespan)
-
-    @app.get("/stream")
-    async def stream() -> StreamingResponse:
-        async def lines() -> AsyncIterator[str]:
-            yield "first"
-            await may_go_on.wait()
-            yield str(request_id.get())
-
-        return StreamingResponse(lines())
-
-    async with live_server(build_stack(app, stack)) as server:
-        connection = await server.connect()
-        await connection.write(
-            b"GET /stream HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Request-ID: s-1\r\n\r\n"
-        )
-        status, _ = await connection.head()
-        assert (status, await connection.chunk(), states) == (
-            200,
-            b"first",
-            ["started"],
-        )
-        may_go_on.set()
-        assert await connection.chunk() == b"s-1"
-
-    assert states == ["started", "stopped"]
-
-
-async def test_over_a_socket_a_body_that_lies_about_its_length_is_refused(
-    stack: Stack,
-) -> None:
-    async with live_server(build_stack(telephony(), stack)) as server:
-        chunks = b"".join(b"50\r\n" + b"a" * 80 + b"\r\n" for _ in range(3))
-        answer = await server.request(
-            b"POST /voicemails HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Request-ID: r-1\r\n"
-            b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
-        )
-        fault = await server.request(
-            b"GET /calls/0 HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Request-ID: r-2\r\n\r\n"
-        )
-
-    assert (answer.status, answer.values("X-Request-ID")) == (413, ["r-1"])
-    assert (fault.status, fault.values("X-Request-ID")) == (500, ["r-2"])
-    assert fault.values("X-Frame-Options") == ["DENY"]
 
 
 async def test_the_naive_stack_refuses_without_id_security_or_cors_headers(

@@ -12,6 +12,7 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request
+from fastapi.middleware import Middleware
 from prometheus_client import CollectorRegistry, generate_latest
 from pydantic import BaseModel, Field
 from redis.asyncio import Redis
@@ -44,7 +45,7 @@ from snippets.middleware.rate_limit import rate_limit
 from snippets.middleware.rate_limiter import RateLimiter
 from tests.support.asgi import Exchange, Receive, Scope, Send
 from tests.support.problems import CANARY, PROBLEM, log_text
-from tests.support.redis_servers import free_port
+from tests.support.redis_servers import NOWHERE
 
 ORIGIN = "https://desk.example"
 ASKED = [("X-Request-ID", "r-1"), ("Origin", ORIGIN)]
@@ -98,7 +99,7 @@ def limiter(
 
 def client(scope: Scope) -> str:
     """Return who is counted."""
-    return client_network(scope, trusted_proxies=0)
+    return client_network(scope, trusted_proxies=())
 
 
 @dataclass
@@ -162,9 +163,8 @@ def edge(redis: Redis, hiding: AsyncEngine, caplog: pytest.LogCaptureFixture) ->
         allowed_origins=[ORIGIN],
         max_body_size=LIMIT,
         limiter=limiter(redis, 1000),
-        client=client,
         registry=CollectorRegistry(),
-        tenant=TenantMiddleware,
+        tenant=Middleware(TenantMiddleware),
         net=partial(
             install_safety_net,
             environment="production",
@@ -321,7 +321,7 @@ async def test_a_refusal_of_the_limits_is_a_problem_that_keeps_its_headers(
 async def test_a_limiter_that_cannot_count_refuses_with_a_503_of_the_same_form(
     *, by_layer: bool, edge: Edge
 ) -> None:
-    async with create_redis(f"redis://127.0.0.1:{free_port()}/0") as away:
+    async with create_redis(NOWHERE) as away:
         closed = limiter(away, 1, "closed")
         if by_layer:
             edge.stack = replace(edge.stack, limiter=closed)

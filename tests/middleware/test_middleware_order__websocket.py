@@ -18,7 +18,6 @@ from websockets.exceptions import InvalidStatus
 from snippets.errors.problem_details import install_problem_handlers
 from snippets.errors.safe_errors import install_safety_net
 from snippets.errors.validation_problems import install_validation_handler
-from snippets.middleware.client_address import client_network
 from snippets.middleware.header_context import correlation_id, request_id
 from snippets.middleware.middleware_order import Stack, build_stack
 from snippets.middleware.rate_limiter import RateLimiter
@@ -44,7 +43,6 @@ def stack(redis: Redis) -> Stack:
             client=lambda: redis,
             on_outage="closed",
         ),
-        client=partial(client_network, trusted_proxies=0),
         registry=CollectorRegistry(),
         net=partial(install_safety_net, environment="production"),
     )

@@ -83,7 +83,7 @@ async def test_each_call_says_how_much_is_left(limits: Limits) -> None:
     third = await limiter.check("acme")
     assert (third.allowed, third.remaining) == (False, 0)
     assert third.retry_after == third.reset
-    assert third.reset in (59, 60)
+    assert 0 < third.reset <= 60
 
 
 async def test_a_call_of_several_units_passes_whole_or_not_at_all(
@@ -147,14 +147,15 @@ async def test_a_limit_that_was_lowered_holds_at_once(limits: Limits) -> None:
     verdict = await limits.limiter(3).check("acme")
 
     assert (verdict.allowed, verdict.limit, verdict.remaining) == (False, 3, 0)
-    assert verdict.retry_after in (3599, 3600)
+    assert verdict.retry_after is not None
+    assert 0 < verdict.retry_after <= HOUR
 
 
 async def test_keys_end_by_themselves(limits: Limits, redis: Redis) -> None:
     limiter = limits.limiter(1, window=60.0005)
     await limiter.check("acme")
     first = await redis.pttl(f"{limits.name}:acme")
-    assert 59_000 < first <= 60_001
+    assert 0 < first <= 60_001
 
     await redis.pexpire(f"{limits.name}:acme", 30_000)
     await limiter.check("acme")  # refused, so it changes nothing
@@ -204,6 +205,8 @@ async def test_a_unit_takes_ten_bytes_of_redis(
         ("calls", True, 1, "open"),
         ("calls", 1, 0, "open"),
         ("calls", 1, 0.0009, "open"),
+        ("calls", 2**32 + 1, 1, "open"),
+        ("calls", 1, 1e20, "open"),
         ("calls", 1, float("inf"), "open"),
         ("calls", 1, float("nan"), "open"),
         ("calls", 1, 1, "ajar"),
@@ -218,7 +221,20 @@ def test_what_cannot_be_counted_is_refused(
         )
 
 
-@pytest.mark.parametrize("cost", [0, -1])
+async def test_the_longest_window_and_the_largest_limit_are_counted_and_end(
+    limits: Limits, redis: Redis
+) -> None:
+    limiter = limits.limiter(2**32, window=2.0**32)
+
+    verdicts = [await limiter.check("acme", cost) for cost in (1, 2, 2**32 - 2)]
+
+    assert [one.remaining for one in verdicts] == [2**32 - 1, 2**32 - 3, 2**32 - 3]
+    assert [one.allowed for one in verdicts] == [True, True, False]
+    assert 0 < (verdicts[2].retry_after or 0) <= 2**32
+    assert 0 < await redis.pttl(f"{limits.name}:acme") <= 2**32 * 1000
+
+
+@pytest.mark.parametrize("cost", [0, -1, True, 1.5, float("nan"), "1"])
 async def test_a_call_costs_something(limits: Limits, cost: int) -> None:
     with pytest.raises(ValueError, match="cannot cost"):
         await limits.limiter().check("acme", cost)

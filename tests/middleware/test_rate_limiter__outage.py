@@ -2,22 +2,24 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
 import pytest
-from fakeredis import FakeAsyncRedis
+from fakeredis import FakeAsyncRedis, FakeServer
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from snippets.caching.redis_client import create_redis
-from snippets.middleware.rate_limiter import RateLimiter, Verdict
-from tests.support.redis_faults import faulty_server
+from snippets.middleware.rate_limiter import _SCRIPT, RateLimiter, Verdict
+from tests.support.redis_faults import GARBAGE, faulty_server
 from tests.support.redis_servers import (
+    NOWHERE,
     FakeRedisServer,
     PrivateRedisServer,
     fake_redis,
-    free_port,
     private_redis_server,
 )
 
@@ -127,20 +129,127 @@ async def test_a_redis_that_never_answers_costs_one_time_limit(
     assert service.told == {"calls": 1}
 
 
-@pytest.mark.parametrize(
-    "reply", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"-OOM not now\r\n", b"-BUSY\r\n"]
-)
-async def test_a_redis_that_refuses_or_is_none_fails_no_call(
-    service: Service, reply: bytes
-) -> None:
-    async with faulty_server(reply) as server, create_redis(server.url) as redis:
-        verdict = await service.limiter(redis, "closed").check(CALLER)
+WRONG = GARBAGE | {
+    "out of memory": b"-OOM not now\r\n",
+    "busy": b"-BUSY\r\n",
+    "too few numbers": b"+1 2 3\r\n",
+    "too many numbers": b"+1 2 3 4 5\r\n",
+    "numbers that are none": b"+1 2 3 x\r\n",
+    "a fraction": b"+1 2 3 4.5\r\n",
+    "a map": b"%1\r\n+a\r\n+b\r\n",
+}
 
-    assert verdict == Verdict(allowed=False, is_counted=False)
+
+@pytest.mark.parametrize("policy", ["open", "closed"])
+@pytest.mark.parametrize("reply", WRONG.values(), ids=WRONG)
+async def test_a_redis_that_refuses_or_is_none_fails_no_call(
+    service: Service, reply: bytes, policy: Policy
+) -> None:
+    async with (
+        faulty_server(reply) as server,
+        create_redis(server.url, timeout=PATIENCE) as redis,
+        asyncio.timeout(PATIENCE),
+    ):
+        verdict = await service.limiter(redis, policy).check(CALLER)
+
+    assert verdict == Verdict(allowed=policy == "open", is_counted=False)
+    assert service.told == {"calls": 1}
+    assert len(service.events) == 1
+
+
+async def test_a_lost_answer_counts_once_unless_the_client_tries_again(
+    service: Service,
+) -> None:
+    asked: list[int] = []
+    for retries in (0, 1):
+        async with faulty_server(hangs_up=True) as server:
+            again = Retry(NoBackoff(), retries)
+            untiring = Redis.from_url(server.url, protocol=2, retry=again)
+            async with untiring if retries else create_redis(server.url) as redis:
+                verdict = await service.limiter(redis).check(CALLER)
+            assert not verdict.is_counted
+            asked.append(server.commands)
+
+    assert asked == [1, 2]
+
+
+@pytest.mark.parametrize("cost", [3, 10**6, 10**309])
+async def test_an_open_limiter_admits_nothing_that_never_fits(
+    breakable: FakeRedisServer | PrivateRedisServer, service: Service, cost: int
+) -> None:
+    limiter = service.limiter(breakable.client())
+    refused = await limiter.check(CALLER, cost)
+    with breakable.down():
+        uncounted = await limiter.check(CALLER, cost)
+
+    assert refused == Verdict(allowed=False, limit=2, remaining=2, reset=3600)
+    assert uncounted == Verdict(allowed=False, is_counted=False)
+
+
+async def test_hostile_keys_and_costs_are_no_outage(
+    breakable: FakeRedisServer | PrivateRedisServer, service: Service
+) -> None:
+    limiter = service.limiter(breakable.client())
+    for key in ("\ud800", "\udfff\ud800", "\0", "\r\n", "x" * 100_000, "\u2028"):
+        verdicts = [await limiter.check(key) for _ in range(3)]
+        assert [one.allowed for one in verdicts] == [True, True, False]
+        assert all(one.is_counted for one in verdicts)
+
+    assert not service.told
+    assert service.events == []
+
+
+class _Late(FakeAsyncRedis):
+    """A Redis whose first answer is held up."""
+
+    def __init__(self, server: FakeServer) -> None:
+        """Hold up the first answer until it is asked for."""
+        super().__init__(server=server)
+        self.asked, self.may_answer = asyncio.Event(), asyncio.Event()
+
+    async def execute_command(self, *args: object, **options: object) -> object:
+        """Answer, the first time not before it is asked for."""
+        execute: Callable[..., Awaitable[object]] = super().execute_command
+        answer = await execute(*args, **options)
+        if not self.asked.is_set():
+            self.asked.set()
+            await self.may_answer.wait()
+        return answer
+
+
+async def test_a_check_that_began_before_an_outage_does_not_say_it_is_over(
+    service: Service,
+) -> None:
+    server = FakeServer()
+    redis = _Late(server)
+    await FakeAsyncRedis(server=server).script_load(_SCRIPT)
+    limiter = service.limiter(redis)
+    early = asyncio.create_task(limiter.check(CALLER))
+    await redis.asked.wait()
+    server.connected = False
+    await limiter.check(CALLER)
+    redis.may_answer.set()
+    assert (await early).is_counted
+    state = limiter.is_available
+    await limiter.check(CALLER)
+
+    assert state is False
+    assert len(service.events) == 1
+    assert service.told == {"calls": 2}
+
+
+async def test_a_hook_that_fails_is_logged_and_fails_no_call(
+    service: Service,
+) -> None:
+    limiter = service.limiter(FakeAsyncRedis(connected=False))
+    limiter.on_failure = dict[str, int]().__getitem__
+
+    assert (await limiter.check(CALLER)).allowed
+    assert service.events[1:] == ["the hook of rate limit calls failed"]
 
 
 async def test_a_service_starts_without_redis(service: Service) -> None:
-    async with create_redis(f"redis://127.0.0.1:{free_port()}/0") as redis:
+    async with create_redis(NOWHERE) as redis:
         assert (await service.limiter(redis).check(CALLER)).allowed
 
 

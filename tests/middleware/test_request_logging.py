@@ -3,16 +3,28 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
+from ipaddress import ip_network
+from time import perf_counter
 from typing import Any, cast
 from urllib.parse import quote
 
 import pytest
-from fastapi import BackgroundTasks, FastAPI, HTTPException
+from fastapi import (
+    APIRouter,
+    BackgroundTasks,
+    FastAPI,
+    HTTPException,
+    Request,
+    Response,
+)
 from fastapi.responses import StreamingResponse
+from starlette.applications import Starlette
+from starlette.routing import Route
 
 from catalogue.plugin import Proof
 from snippets.middleware import request_logging
 from snippets.middleware.header_context import HeaderContextFilter, RequestIDMiddleware
+from snippets.middleware.http_metrics import route_template
 from snippets.middleware.redactor import MASK
 from snippets.middleware.request_logging import LogOptions, RequestLoggingMiddleware
 from tests.support.asgi import Exchange, Message, Receive, Scope, Send, websocket_scope
@@ -134,7 +146,7 @@ async def test_the_time_is_taken_to_the_last_byte_and_not_to_the_end_of_tasks(
     await Exchange().run(RequestLoggingMiddleware(app, options))
 
     assert (log.access["milliseconds"], log.access["bytes"]) == (1000.0, 16)
-    proof.cost("a request", log_records=1, round_trips=0)
+    proof.cost("a request", log_records=1)
 
 
 @pytest.mark.parametrize("has_begun", [False, True])
@@ -340,6 +352,86 @@ async def test_secrets_of_path_query_headers_and_body_are_masked(log: Log) -> No
     assert log.access["body"] == "<0 bytes>"  # the route does not read it
 
 
+def resetting() -> FastAPI:
+    """Return an application with secrets in paths of all kinds."""
+    app = FastAPI()
+
+    async def reset(request: Request) -> Response:
+        return Response(str(len(request.path_params)))
+
+    async def raw(scope: Scope, receive: Receive, send: Send) -> None:
+        await Response(scope["path"])(scope, receive, send)
+
+    tokens, invites = APIRouter(), APIRouter(prefix="/invites/{invite_token}")
+    for kind in ("uuid", "int", "float", "path"):
+        tokens.add_api_route(f"/{kind}/{{token:{kind}}}", reset, methods=["POST"])
+    invites.add_api_route("/open", reset, methods=["POST"])
+    app.include_router(tokens, prefix="/v1/{tenant}")
+    app.include_router(invites)
+    sub = FastAPI()
+    sub.include_router(tokens)
+    app.mount("/sub/{tenant}", sub)
+    app.mount("/raw", raw)
+    app.mount("/secret/{secret}", Starlette(routes=[Route("/open", reset)]))
+    app.add_api_route("/reset/{token}", reset, methods=["POST"])
+    return app
+
+
+UUID = "7F3A7F3A7F3A4F3A8F3A7F3A7F3A7F3A"
+SECRET_PATHS = {
+    f"/v1/acme/uuid/{UUID}": "uuid",
+    "/v1/acme/int/0070": "int",
+    "/v1/acme/float/7.70": "float",
+    f"/v1/acme/path/a/{UUID}": "path",
+    f"/v1/acme/uuid/{UUID}?": "uuid",
+    f"/invites/{UUID}/open": "open",
+    f"/sub/acme/uuid/{UUID}": "uuid",
+    f"/sub/acme/reset/{UUID}": "sub",
+    f"/sub/acme/uuid/{UUID}/": "sub",
+    f"/raw/reset/{UUID}": "raw",
+    f"/secret/{UUID}/open": "open",
+    f"/secret/{UUID}": "secret",
+    f"/reset/{UUID}": "reset",
+    f"/reset/{UUID}/": "reset",
+    f"/reset//{UUID}": "reset",
+    f"/RESET/{UUID}": "RESET",
+    f"//reset/{UUID}": "//",
+    f"/v1/acme/nowhere/{UUID}": "v1",
+}
+
+
+@pytest.mark.parametrize("path", SECRET_PATHS)
+@pytest.mark.parametrize("method", ["POST", "GET"])
+@pytest.mark.parametrize("options", [LogOptions(), LogOptions(route=route_template)])
+async def test_a_secret_in_a_path_is_masked_whatever_its_form_and_the_answer(
+    path: str, method: str, options: LogOptions, log: Log
+) -> None:
+    app = RequestLoggingMiddleware(resetting(), options)
+    exchange = await Exchange(method, path).run(app)
+
+    assert exchange.status in (200, 307, 404, 405)
+    for secret in (UUID, UUID.lower(), "7.7", "70"):
+        assert secret not in f"{log.access['path']} {log.access['route']}"
+        assert secret not in log.records[0].getMessage()
+    assert SECRET_PATHS[path] in log.access["path"]
+    assert MASK in log.access["path"] or log.access["path"].endswith("/open")
+
+
+async def test_what_is_answered_before_routing_is_logged_by_its_first_segment(
+    log: Log,
+) -> None:
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        await Response("too many", 429)(scope, receive, send)
+
+    app = RequestLoggingMiddleware(refuse)
+    for path in (f"/reset/{CANARY}", "/calls"):
+        await Exchange("POST", path).run(app)
+
+    shown = [vars(record)["access"]["path"] for record in log.records]
+    assert shown == [f"/reset/{MASK}", "/calls"]
+    assert log.records[0].getMessage() == f"POST /reset/{MASK} 429"
+
+
 async def test_headers_and_bodies_are_not_logged_unless_asked_for(log: Log) -> None:
     await Exchange("POST", body=[b"{}"]).run(RequestLoggingMiddleware(ok))
 
@@ -368,6 +460,14 @@ def test_who_says_nothing_of_the_environment_is_in_production() -> None:
         ("/healthcare", True),
         ("/calls/health", True),
         ("/", True),
+        ("//health", True),
+        ("/health/../calls", True),
+        ("/health/..", True),
+        ("/health/live/./x", True),
+        ("/health\\..\\calls", True),
+        ("/health/..\\calls", True),
+        ("/health/..live", False),
+        ("/health/a..", False),
     ],
 )
 async def test_exempt_paths_are_whole_segments(
@@ -378,6 +478,18 @@ async def test_exempt_paths_are_whole_segments(
     await Exchange(path=f"/telephony{path}", root_path="/telephony").run(app)
 
     assert len(log.records) == 2 * is_logged
+
+
+@pytest.mark.parametrize("exempt", ["/health", ["/"], [""], ["//"], ["health"]])
+def test_what_would_exempt_everything_or_nothing_is_refused(
+    exempt: str | list[str],
+) -> None:
+    with pytest.raises(ValueError, match="no paths below the root"):
+        RequestLoggingMiddleware(ok, LogOptions(exempt=exempt))
+
+
+def test_the_clock_is_one_that_nobody_sets() -> None:
+    assert LogOptions().clock is perf_counter
 
 
 @pytest.mark.parametrize("hostile", ["\r\nGET /faked 200", "\u2028faked", "\x1b[2K"])
@@ -395,14 +507,19 @@ async def test_no_path_query_or_header_makes_a_second_line(
 
 
 @pytest.mark.parametrize(
-    ("trusted_proxies", "client"),
-    [(0, "192.0.2.1"), (1, "198.51.100.1"), (2, "203.0.113.7")],
+    ("networks", "client"),
+    [
+        ([], "192.0.2.1"),
+        (["192.0.2.0/24"], "198.51.100.1"),
+        (["192.0.2.0/24", "198.51.100.0/24"], "203.0.113.7"),
+        (["198.51.100.0/24"], "192.0.2.1"),
+    ],
 )
 async def test_the_client_is_who_the_trusted_proxies_say(
-    trusted_proxies: int, client: str, log: Log
+    networks: list[str], client: str, log: Log
 ) -> None:
     forwarded = [("X-Forwarded-For", "10.9.9.9, 203.0.113.7, 198.51.100.1")]
-    options = LogOptions(trusted_proxies=trusted_proxies)
+    options = LogOptions(trusted_proxies=[ip_network(one) for one in networks])
     await Exchange(headers=forwarded).run(RequestLoggingMiddleware(ok, options))
 
     assert log.access["client"] == client

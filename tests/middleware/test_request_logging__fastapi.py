@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Iterator
 from io import StringIO
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -18,6 +19,8 @@ from snippets.middleware.request_logging_wiring import create_app, log_in_lines
 from tests.support.asgi import Exchange, Receive, Scope, Send, live_server
 
 CANARY = "canary-7f3a"
+PATIENCE = 60
+"""Seconds after which something hangs."""
 JSON = [("Content-Type", "application/json")]
 
 
@@ -45,7 +48,9 @@ def access_of(lines: StringIO) -> list[dict[str, Any]]:
 async def test_the_log_and_the_record_share_the_id_and_name_the_whole_route(
     lines: StringIO,
 ) -> None:
-    async with live_server(create_app(trusted_proxies=1)) as server:
+    async with live_server(
+        create_app(trusted_proxies=[ip_network("127.0.0.1")])
+    ) as server:
         answer = await server.request(
             b"GET /v1/calls/7 HTTP/1.1\r\nHost: a\r\nX-Request-ID: r-1\r\n"
             b"X-Forwarded-For: 10.9.9.9\r\nX-Forwarded-For: 203.0.113.7\r\n\r\n"
@@ -86,11 +91,43 @@ async def test_a_client_that_hangs_up_is_logged_once_as_499(lines: StringIO) -> 
             b"POST /calls HTTP/1.1\r\nHost: a\r\nContent-Length: 99\r\n\r\nshort"
         )
         connection.close()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             await is_over.wait()
 
     [access] = access_of(lines)
     assert (access["status"], access["route"]) == (499, "/calls")
+
+
+async def test_a_client_that_leaves_while_a_handler_works_has_the_handler_s_status(
+    lines: StringIO,
+) -> None:
+    app = FastAPI()
+    is_in, may_go_on, is_over = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    @app.get("/calls")
+    async def show() -> int:
+        is_in.set()
+        await may_go_on.wait()
+        return 7
+
+    logged = RequestLoggingMiddleware(app)
+
+    async def watch(scope: Scope, receive: Receive, send: Send) -> None:
+        await logged(scope, receive, send)
+        assert (await receive())["type"] == "http.disconnect"
+        is_over.set()
+
+    async with live_server(watch) as server, asyncio.timeout(PATIENCE):
+        connection = await server.connect()
+        await connection.write(b"GET /calls HTTP/1.1\r\nHost: a\r\n\r\n")
+        await is_in.wait()
+        connection.close()
+        await connection.writer.wait_closed()
+        may_go_on.set()
+        await is_over.wait()
+
+    [access] = access_of(lines)
+    assert (access["status"], access["error"]) == (200, None)
 
 
 async def test_a_chunked_body_arrives_whole_and_is_logged_by_its_size(

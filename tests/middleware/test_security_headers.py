@@ -201,6 +201,11 @@ def test_what_it_takes_is_written_as_the_rfc_says() -> None:
         ("/docstring", DENY_ALL),
         ("/api/docs", DENY_ALL),
         ("*", DENY_ALL),
+        ("/docs/../calls", DENY_ALL),
+        ("/docs/api/..", DENY_ALL),
+        ("/docs/./calls", DENY_ALL),
+        ("/docs\\..\\calls", DENY_ALL),
+        ("/docs/..calls", "docs"),
     ],
 )
 async def test_a_policy_is_for_whole_segments_and_the_longest_path_wins(
@@ -212,6 +217,29 @@ async def test_a_policy_is_for_whole_segments_and_the_longest_path_wins(
     assert (await Exchange(path=path).run(app)).values(CSP) == [policy]
     mounted = Exchange(path=f"/telephony{path}", root_path="/telephony")
     assert (await mounted.run(app)).values(CSP) == [policy]
+
+
+@pytest.mark.parametrize("hostile", ["a\r\nSet-Cookie: b", "a\n", "\x00", "\x7f", "é"])
+def test_what_is_no_header_is_refused_at_once(hostile: str) -> None:
+    for policy in (hostile, f"'nonce-{{nonce}}' {hostile}"):
+        with pytest.raises(ValueError, match="is no header"):
+            SecurityHeadersMiddleware(ok, policies={"/docs": policy})
+    for headers in ({"X-Name": hostile}, {hostile: "a"}, {"": "a"}):
+        with pytest.raises(ValueError, match="is no header"):
+            SecurityHeadersMiddleware(ok, headers=headers)
+
+
+async def test_a_file_that_a_detour_reaches_has_the_policy_of_the_root(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "ring.txt").write_text("ring", "utf-8")
+    app = SecurityHeadersMiddleware(
+        telephony(tmp_path), policies={"/static/pages": "default-src *"}
+    )
+    exchange = await Exchange("GET", "/static/pages/../ring.txt").run(app)
+
+    assert (exchange.status, exchange.body) == (200, b"ring")
+    assert exchange.values(CSP) == [DENY_ALL]
 
 
 async def test_a_nonce_is_new_for_each_request_and_known_to_the_page() -> None:
@@ -237,7 +265,7 @@ async def test_the_list_is_built_once(proof: Proof) -> None:
 
     first, second = (one.headers for one in answers)
     assert all(one is other for one, other in zip(first, second, strict=True))
-    proof.cost("a request", round_trips=0, headers_built=0)
+    proof.cost("a request", headers_built=0)
 
 
 async def test_nothing_is_added_to_a_websocket_or_a_lifespan() -> None:

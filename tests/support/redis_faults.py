@@ -49,11 +49,13 @@ def tcp_server(port: int = 0) -> Iterator[str]:
 
 @dataclass
 class FaultyServer:
-    """A listening socket; `connections` counts who came."""
+    """A listening socket; `connections` counts who came, `commands` what was asked."""
 
     reply: bytes | None
+    hangs_up: bool = False
     port: int = 0
     connections: int = 0
+    commands: int = 0
 
     @property
     def url(self) -> str:
@@ -67,9 +69,13 @@ class FaultyServer:
         self.connections += 1
         try:
             while received := await reader.read(65536):
+                # A client may send several commands at once.
+                commands = len(COMMAND.findall(received))
+                self.commands += commands
+                if self.hangs_up:
+                    break
                 if self.reply is not None:
-                    # A client may send several commands at once.
-                    writer.write(self.reply * len(COMMAND.findall(received)))
+                    writer.write(self.reply * commands)
                     await writer.drain()
         except ConnectionError:
             pass  # the client has had enough
@@ -78,9 +84,14 @@ class FaultyServer:
 
 
 @asynccontextmanager
-async def faulty_server(reply: bytes | None = None) -> AsyncIterator[FaultyServer]:
-    """Yield a server that accepts and says only `reply`; without one, never a word."""
-    faulty = FaultyServer(reply)
+async def faulty_server(
+    reply: bytes | None = None, *, hangs_up: bool = False
+) -> AsyncIterator[FaultyServer]:
+    """Yield a server that accepts and says only `reply`; without one, never a word.
+
+    One that hangs up closes the connection instead, once it was asked something.
+    """
+    faulty = FaultyServer(reply, hangs_up)
     server = await asyncio.start_server(faulty.serve, "127.0.0.1", 0)
     faulty.port = server.sockets[0].getsockname()[1]
     try:

@@ -179,8 +179,12 @@ async def private_redis_server() -> AsyncIterator[PrivateRedisServer]:
         server.stop()
 
 
+NOWHERE = "redis://127.0.0.1:1/0"
+"""A Redis that is away: nobody listens on that port, nor will for another test."""
+
+
 def free_port() -> int:
-    """Return a loopback port that nobody listens on."""
+    """Return a loopback port for a server of one's own to listen on soon."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
