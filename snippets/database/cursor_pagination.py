@@ -28,7 +28,7 @@ MAX_CURSOR_CHARACTERS = 2000
 MIN_SECRET_BYTES = 32
 
 # Infinity is not null, nor on SQLite, whose values have no type, a text of that name.
-EXACT = ConfigDict(ser_json_inf_nan="constants", allow_inf_nan=True)
+EXACT: ConfigDict = {"ser_json_inf_nan": "constants", "allow_inf_nan": True}
 
 T = TypeVar("T")
 Position: TypeAlias = tuple[bool, tuple[Any, ...]]
