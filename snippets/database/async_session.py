@@ -12,12 +12,12 @@ Source: https://docs.sqlalchemy.org/en/21/orm/extensions/asyncio.html
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial, wraps
 from typing import Annotated, Any, Self
 
 from fastapi import Depends, Request
-from sqlalchemy import URL, Connection, event, orm
+from sqlalchemy import URL, Connection, ExceptionContext, event, orm
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
@@ -67,6 +67,7 @@ def create_engine_and_sessions(
     if engine.dialect.name == "sqlite":
         event.listen(engine.sync_engine, "connect", _set_up_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_on_sqlite)
+        event.listen(engine.sync_engine, "handle_error", close_cancelled_cursor)
 
     # A class of this factory's own, so that its listeners reach no other.
     owned = type("OwnedSession", (orm.Session,), dict(map(_owned, OWNERS_ONLY.split())))
@@ -105,6 +106,14 @@ async def get_session(request: Request) -> AsyncIterator[AsyncSession]:
 
 SessionDep = Annotated[AsyncSession, Depends(get_session, scope="function")]
 """The parameter of an endpoint; its commit comes before the response is sent."""
+
+
+def close_cancelled_cursor(error: ExceptionContext) -> None:
+    """Close, at `handle_error`, what would keep an SQLite file locked for a while."""
+    cancelled = isinstance(error.original_exception, asyncio.CancelledError)
+    if cancelled and error.execution_context:
+        with suppress(ValueError):  # the connection is closed already
+            error.execution_context.cursor.close()
 
 
 def _own(session: orm.Session) -> None:

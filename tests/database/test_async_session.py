@@ -194,6 +194,32 @@ async def test_a_second_cancellation_during_the_rollback_returns_the_connection_
     await assert_pool_is_whole(engine, 3)
 
 
+async def test_a_statement_that_is_cancelled_leaves_no_lock_behind(
+    engine: AsyncEngine, database_url: str, sessions: Sessions
+) -> None:
+    async def work() -> None:
+        async with session_scope(sessions) as session:
+            session.add_all([User(email="ada@example.com"), User(email="bob@x.com")])
+            await session.flush()
+
+    def cancel(_: object, __: object, statement: str, *___: object) -> None:
+        if statement.startswith("INSERT"):
+            task.cancel()
+
+    event.listen(engine.sync_engine, "before_cursor_execute", cancel)
+    task = asyncio.create_task(work())
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert checked_out(engine) == 0
+    other, impatient = create_engine_and_sessions(
+        database_url, connect_args={"timeout": 0 if "sqlite" in database_url else 60}
+    )
+    async with session_scope(impatient) as session:
+        session.add(User(email="ada@example.com"))
+    await other.dispose()
+    assert await emails(sessions) == ["ada@example.com"]
+
+
 async def test_a_cancelled_commit_leaves_all_or_nothing_and_returns_the_connection(
     engine: AsyncEngine, sessions: Sessions
 ) -> None:
