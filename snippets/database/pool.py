@@ -111,7 +111,7 @@ def instrument_pool(
 ) -> None:
     """Measure every wait for a connection and every hold of one, in seconds.
 
-    A wait counts however it ends. Raises `TypeError` for a pool but an `OwnedPool`.
+    A wait counts however it ends. Raises `TypeError` for any pool but an `OwnedPool`.
     """
     wait = Histogram("db_pool_wait_seconds", "Waits for one", registry=registry)
     hold = Histogram("db_pool_hold_seconds", "Holds of one", registry=registry)

@@ -455,16 +455,29 @@ async def _apart(platform: Telephony, act: Callable[[AsyncSession], Awaitable[T]
 
 
 async def _until_blocked(platform: Telephony) -> None:
-    """Wait until PostgreSQL lets a transaction wait; SQLite's driver waits unseen."""
-    if platform.engine.dialect.name == "sqlite":
-        return
-    waiting = sa.text(
-        "SELECT count(*) FROM pg_stat_activity"
-        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    )
-    async with platform.engine.connect() as observer:
-        while not await observer.scalar(waiting):
-            await observer.rollback()
+    """Wait until the task just created waits for the lock of this one's transaction.
+
+    SQLite's driver waits in a thread of its own, unseen: there, wait until it was told
+    to write, which it cannot before the commit that follows here.
+    """
+    async with asyncio.timeout(60):
+        if platform.engine.dialect.name == "sqlite":
+            writes = asyncio.Event()
+
+            def note(_: object, __: object, statement: str, *___: object) -> None:
+                if statement.startswith(("UPDATE", "INSERT")):
+                    writes.set()
+
+            sa.event.listen(platform.engine.sync_engine, "before_cursor_execute", note)
+            await writes.wait()
+            return
+        waiting = sa.text(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        async with platform.engine.connect() as observer:
+            while not await observer.scalar(waiting):
+                await observer.rollback()
 
 
 async def test_of_two_deletions_at_once_one_takes_place(platform: Telephony) -> None:
