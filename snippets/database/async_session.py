@@ -13,7 +13,7 @@ Source: https://docs.sqlalchemy.org/en/21/orm/extensions/asyncio.html
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from functools import partial, wraps
+from functools import partial
 from typing import Annotated, Any, Self
 
 from fastapi import Depends, Request
@@ -117,21 +117,23 @@ def close_cancelled_cursor(error: ExceptionContext) -> None:
 
 
 def _own(session: orm.Session) -> None:
-    """Let the session belong to the current task for as long as that task lives."""
+    session.info["owner"] = _admit(session)  # for as long as that task lives
+
+
+def _admit(session: orm.Session) -> asyncio.Task[object] | None:
     task = asyncio.current_task()
     owner = session.info.get("owner")
     if owner is not None and owner is not task and not owner.done():
         raise SharedSessionError("another task's session; open a scope in this one")
-    session.info["owner"] = task
+    return task
 
 
 def _owned(name: str) -> tuple[str, Callable[..., Any]]:
     method = getattr(orm.Session, name)
 
-    @wraps(method)
     def owned(session: orm.Session, *args: object, **options: object) -> object:
         if name != "close" or "left" not in session.info:
-            _own(session)
+            _admit(session)
         return method(session, *args, **options)
 
     return name, owned

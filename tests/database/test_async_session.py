@@ -456,6 +456,19 @@ async def test_what_a_second_task_only_adds_is_written_by_the_owner(
     assert await emails(sessions) == ["eve@example.com"]
 
 
+async def test_a_block_that_the_factory_begins_commits_what_was_only_added(
+    engine: AsyncEngine, sessions: Sessions
+) -> None:
+    async with sessions.begin() as session:
+        session.add(User(email="ada@example.com"))
+    assert checked_out(engine) == 0
+    with pytest.raises(SharedSessionError):  # it commits in a task of its own
+        async with sessions.begin() as session:
+            await session.execute(EVE)
+    assert checked_out(engine) == 0
+    assert await emails(sessions) == ["ada@example.com"]
+
+
 async def test_the_owner_may_roll_back_and_close(
     engine: AsyncEngine, sessions: Sessions
 ) -> None:

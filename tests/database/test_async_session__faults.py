@@ -96,7 +96,9 @@ async def test_a_connection_killed_in_a_transaction_loses_it_and_is_replaced(
             raw.driver_connection.add_termination_listener(lambda _: lost.set())
             pid = await session.scalar(select(func.pg_backend_pid()))
             async with engine.connect() as killer:
-                assert await killer.scalar(select(func.pg_terminate_backend(pid, 5000)))
+                assert await killer.scalar(
+                    select(func.pg_terminate_backend(pid, 60_000))
+                )
             await lost.wait()
             await session.execute(text("SELECT 1"))
 

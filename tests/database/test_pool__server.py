@@ -57,7 +57,7 @@ async def kill(*processes: int, url: str) -> None:
     killer = create_async_engine(url, poolclass=NullPool)
     async with killer.connect() as connection:
         for process in processes:
-            killed = select(func.pg_terminate_backend(process, 5000))
+            killed = select(func.pg_terminate_backend(process, 60_000))
             assert await connection.scalar(killed)
 
 
