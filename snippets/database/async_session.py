@@ -1,22 +1,23 @@
 """Give each unit of work a session that commits, rolls back and closes by itself.
 
 The connection is back in the pool before the caller goes on: after success, after an
-exception, after a cancellation and after a second one during the clean-up. Nobody but
-the task that opened a scope can work with its session. What is not done: a failed unit
-of work is not tried again, and when a commit is cancelled or its connection lost while
-it is under way, only the database knows whether it took place.
+exception, after a cancellation and after a second one during the clean-up. To any task
+but the one that opened a scope, its session refuses whatever reaches the database, or
+ends the transaction; it does not see what only changes objects in memory. What is not
+done: a failed unit of work is not tried again, and when a commit is cancelled or its
+connection lost while it is under way, only the database knows whether it took place.
 
 Source: https://docs.sqlalchemy.org/en/21/orm/extensions/asyncio.html
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any, Self
 
 from fastapi import Depends, Request
-from sqlalchemy import URL, Connection, event, orm
+from sqlalchemy import URL, Connection, ExceptionContext, event, orm
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
@@ -26,12 +27,30 @@ from sqlalchemy.ext.asyncio import (
 )
 from sqlalchemy.pool import ConnectionPoolEntry
 
+OWNERS_ONLY = """begin close connection get_nested_transaction get_transaction
+invalidate reset rollback"""
+"""The methods of a session that have no event which comes early enough."""
+
 relationship = partial(orm.relationship, lazy="raise")
 """A relationship that is loaded by a query's options, or raises when it is read."""
 
 
 class SharedSessionError(RuntimeError):
     """A second task used a session; it needs a scope of its own."""
+
+
+class OwnedAsyncSession(AsyncSession):
+    """A session that belongs to the task which enters its block."""
+
+    async def __aenter__(self) -> Self:
+        """Refuse the block to a second task, which would close the session."""
+        _own(self.sync_session)
+        return await super().__aenter__()
+
+    async def __aexit__(self, *error: object) -> None:
+        """Close the session, in a task that a cancellation does not reach."""
+        self.info["left"] = True
+        await super().__aexit__(*error)
 
 
 def create_engine_and_sessions(
@@ -48,16 +67,17 @@ def create_engine_and_sessions(
     if engine.dialect.name == "sqlite":
         event.listen(engine.sync_engine, "connect", _set_up_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_on_sqlite)
+        event.listen(engine.sync_engine, "handle_error", close_cancelled_cursor)
 
-    class OwnedSession(orm.Session):
-        """A class of this factory's own, so that its listeners reach no other."""
-
-    event.listen(OwnedSession, "do_orm_execute", lambda state: _own(state.session))
-    event.listen(OwnedSession, "before_flush", lambda session, *_: _own(session))
-    event.listen(OwnedSession, "before_commit", _own)
-    sessions = async_sessionmaker(
+    # A class of this factory's own, so that its listeners reach no other.
+    owned = type("OwnedSession", (orm.Session,), dict(map(_owned, OWNERS_ONLY.split())))
+    event.listen(owned, "do_orm_execute", lambda state: _own(state.session))
+    event.listen(owned, "before_flush", lambda session, *_: _own(session))
+    event.listen(owned, "before_commit", _own)
+    sessions: async_sessionmaker[AsyncSession] = async_sessionmaker(
         engine,
-        sync_session_class=OwnedSession,
+        class_=OwnedAsyncSession,
+        sync_session_class=owned,
         expire_on_commit=False,
         close_resets_only=False,
     )
@@ -73,11 +93,9 @@ async def session_scope(
     A scope in which nothing was asked of the database takes no connection. Raises what
     the block raises, or what the commit does.
     """
-    async with sessions() as session:
-        _own(session.sync_session)
-        # Not `sessions.begin()`: that one commits in a task which is not the owner.
-        async with session.begin():
-            yield session
+    # Not `sessions.begin()`: that one commits in a task which is not the owner.
+    async with sessions() as session, session.begin():
+        yield session
 
 
 async def get_session(request: Request) -> AsyncIterator[AsyncSession]:
@@ -90,13 +108,35 @@ SessionDep = Annotated[AsyncSession, Depends(get_session, scope="function")]
 """The parameter of an endpoint; its commit comes before the response is sent."""
 
 
+def close_cancelled_cursor(error: ExceptionContext) -> None:
+    """Close, at `handle_error`, what would keep an SQLite file locked for a while."""
+    cancelled = isinstance(error.original_exception, asyncio.CancelledError)
+    if cancelled and error.execution_context:
+        with suppress(ValueError):  # the connection is closed already
+            error.execution_context.cursor.close()
+
+
 def _own(session: orm.Session) -> None:
-    """Let the session belong to the current task for as long as that task lives."""
+    session.info["owner"] = _admit(session)  # for as long as that task lives
+
+
+def _admit(session: orm.Session) -> asyncio.Task[object] | None:
     task = asyncio.current_task()
     owner = session.info.get("owner")
     if owner is not None and owner is not task and not owner.done():
         raise SharedSessionError("another task's session; open a scope in this one")
-    session.info["owner"] = task
+    return task
+
+
+def _owned(name: str) -> tuple[str, Callable[..., Any]]:
+    method = getattr(orm.Session, name)
+
+    def owned(session: orm.Session, *args: object, **options: object) -> object:
+        if name != "close" or "left" not in session.info:
+            _admit(session)
+        return method(session, *args, **options)
+
+    return name, owned
 
 
 def _set_up_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:

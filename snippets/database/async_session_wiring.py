@@ -1,15 +1,20 @@
 """Wire sessions into FastAPI: one engine per process, one unit of work per request."""
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, StringConstraints
 from sqlalchemy import URL
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from snippets.database.async_session import SessionDep, create_engine_and_sessions
+
+NO_NUL = r"^[^\x00]*$"
+"""PostgreSQL stores every character but this one."""
 
 
 class Base(DeclarativeBase):
@@ -28,7 +33,9 @@ class User(Base):
 class NewUser(BaseModel):
     """What a client sends to create a user."""
 
-    email: Annotated[str, StringConstraints(min_length=3, max_length=254)]
+    email: Annotated[
+        str, StringConstraints(min_length=3, max_length=254, pattern=NO_NUL)
+    ]
 
 
 class UserOut(NewUser):
@@ -58,5 +65,13 @@ def create_app(url: str | URL) -> FastAPI:
         session.add(user)
         await session.flush()  # the database gives the id; the commit comes afterwards
         return UserOut.model_validate(user)
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse_request(_: Request, error: RequestValidationError) -> Response:
+        # Without the values: not all that a client can send has a form in a response.
+        told = [{k: each[k] for k in ("loc", "msg")} for each in error.errors()]
+        return Response(
+            json.dumps({"detail": told}), 422, media_type="application/json"
+        )
 
     return app

@@ -17,7 +17,7 @@ from types import GenericAlias
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import sqlalchemy as sa
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from snippets.database.filters import Filter, where
@@ -26,6 +26,9 @@ from snippets.database.keyset import after, sort_terms
 MAX_LIMIT = 100
 MAX_CURSOR_CHARACTERS = 2000
 MIN_SECRET_BYTES = 32
+
+# Infinity is not null, nor on SQLite, whose values have no type, a text of that name.
+EXACT: ConfigDict = {"ser_json_inf_nan": "constants", "allow_inf_nan": True}
 
 T = TypeVar("T")
 Position: TypeAlias = tuple[bool, tuple[Any, ...]]
@@ -107,7 +110,8 @@ async def cursor_page(
 
 def encode_cursor(position: Position, secret: bytes, context: str) -> str:
     """Return a signed cursor; values too long for one raise `ValueError`."""
-    cursor = _signed(TypeAdapter(Position).dump_json(position), secret, context)
+    content = TypeAdapter(Position, config=EXACT).dump_json(position)
+    cursor = _signed(content, secret, context)
     if len(cursor) > MAX_CURSOR_CHARACTERS:
         raise ValueError("the sort values are too long for a cursor")
     return cursor
@@ -124,7 +128,8 @@ def decode_cursor(
         # Comparing the texts, not the bytes, leaves one way only to write a cursor.
         signed = _signed(content, secret, context)
         if hmac.compare_digest(signed.encode(), cursor.encode()):
-            return TypeAdapter(tuple[bool, values | tuple[()]]).validate_json(content)
+            kept = tuple[bool, values | tuple[()]]
+            return TypeAdapter(kept, config=EXACT).validate_json(content)
     raise CursorError("the cursor is not valid here")
 
 

@@ -69,13 +69,13 @@ def order(model: type[object], by: str) -> list[sa.ColumnElement[object]]:
     """Return the order for a list of fields such as `-created_at,email`.
 
     A minus sign means descending. The primary key is always the last tie-break, so that
-    every row has one place.
+    every row has one place. A field named twice counts once: databases bound the terms.
     """
-    terms: list[sa.ColumnElement[object]] = []
+    terms: dict[str, sa.ColumnElement[object]] = {}
     for name in by.split(",") if by else ():
-        term = field(model, name.removeprefix("-"))
-        terms.append(term.desc() if name.startswith("-") else term.asc())
-    return [*terms, *sa.inspect(model).primary_key]
+        term = field(model, bare := name.removeprefix("-"))
+        terms.setdefault(bare, term.desc() if name.startswith("-") else term.asc())
+    return [*terms.values(), *sa.inspect(model).primary_key]
 
 
 def _matches(attribute: InstrumentedAttribute[object], value: object) -> Condition:

@@ -12,12 +12,19 @@ Source: https://use-the-index-luke.com/no-offset
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import date, time, timedelta
+from decimal import Decimal
+from enum import Enum
 from typing import Any
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import InstrumentedAttribute
 
 from snippets.database.filters import Condition, FieldError, field
+
+ORDERED = (str, int, float, Decimal, date, time, timedelta, UUID, Enum)
+"""What databases order alike and JSON can hold, unlike bytes, JSON and arrays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +68,8 @@ def sort_terms(
     """Return the terms of an order such as `-created_at,email`, then of the key.
 
     The key goes the way of the field before it, so that one index serves both ways. A
-    field named twice counts once. One that is no column, or whose type is none of
-    Python's, raises `FieldError`.
+    field named twice counts once. One that is no column, or whose values are none of
+    `ORDERED`, raises `FieldError`.
     """
     mapper = sa.inspect(model)
     keys = [mapper.get_property_by_column(key).key for key in mapper.primary_key]
@@ -114,13 +121,21 @@ def _bounds(term: SortTerm, value: object) -> tuple[Condition, Condition]:
 def _compared(
     model: type[object], name: str, dialect: sa.Dialect
 ) -> tuple[sa.types.TypeEngine[Any], type[object]]:
+    """Return the type as which the database compares a field, and Python's for it."""
+    stored = sa.inspect(model).columns[name].type.dialect_impl(dialect)
+    while isinstance(stored, sa.types.TypeDecorator):
+        stored = stored.impl_instance
+    if isinstance(stored, sa.Numeric | sa.Float):
+        # As it is, a Decimal of a float or a float of a Decimal would be a rounded one.
+        stored = sa.Double() if isinstance(stored, sa.Float) else sa.Numeric()
+    try:
+        kind = stored.python_type
+    except NotImplementedError:
+        kind = object
+    if not issubclass(kind, ORDERED):
+        raise FieldError(model, name, "has no order")
     if dialect.name == "sqlite":
         # It compares what it stores: a time that it filled in itself has no fraction,
         # and a Decimal is a float. Neither equals its copy that went through Python.
         return sa.types.NullType(), object
-    given = sa.inspect(model).columns[name].type
-    compared = getattr(given, "impl_instance", given)  # of a TypeDecorator
-    try:
-        return compared, compared.python_type
-    except NotImplementedError:
-        raise FieldError(model, name, "has no order") from None
+    return stored, kind

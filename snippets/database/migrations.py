@@ -21,10 +21,12 @@ from alembic import command, context
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import URL, Connection, MetaData, text
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy import URL, Connection, MetaData, event, text
+from sqlalchemy.exc import DBAPIError, OperationalError, PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool, StaticPool
+
+from snippets.database.async_session import close_cancelled_cursor
 
 NAMING_CONVENTION = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -76,11 +78,7 @@ async def check_migrations(engine: AsyncEngine, scripts: Path) -> None:
 
 
 def run_environment(metadata: MetaData, url: str | URL | None = None) -> None:
-    """Be all that an `env.py` does.
-
-    `run_migrations` brings its connection along. The `alembic` command brings none, so
-    for it connect to `url`, and take the same lock.
-    """
+    """Be all that an `env.py` does; `url` is for the `alembic` command alone."""
 
     def migrate(connection: Connection) -> None:
         context.configure(connection, target_metadata=metadata, render_as_batch=True)
@@ -91,10 +89,9 @@ def run_environment(metadata: MetaData, url: str | URL | None = None) -> None:
             if broken:
                 raise MigrationError(f"rows refer to nothing in {broken[0]}")
 
-    connection = context.config.attributes.get("connection")
-    if connection is not None:
+    if connection := context.config.attributes.get("connection"):
         migrate(connection)
-    elif url is not None:
+    elif url:
         asyncio.run(_locked(create_async_engine(url, poolclass=NullPool), migrate))
     else:
         raise MigrationError("neither a connection nor a URL was given")
@@ -124,6 +121,9 @@ async def _locked(
                     finally:
                         if engine.dialect.name == "sqlite":
                             await connection.invalidate()  # no foreign keys on it
+            except PendingRollbackError as error:
+                # Alembic tidies up a batch even if the connection was just cancelled.
+                raise error.__context__ or error from None
             finally:
                 _ONE_PER_PROCESS.release()
         if time.monotonic() > deadline:
@@ -136,6 +136,7 @@ def _try_lock(connection: Connection, ddl_wait: float) -> bool:
         connection.execution_options(isolation_level="READ COMMITTED")
         sql = _TRY_LOCK.format(max(1, round(ddl_wait * 1000)))  # 0 would be no limit
         return bool(connection.exec_driver_sql(sql).scalar())
+    event.listen(connection.engine, "handle_error", close_cancelled_cursor)
     connection.begin()
     connection.connection.rollback()  # a listener may have begun without the lock
     # A batch drops the old table, which must not cascade to the rows that refer to it.

@@ -1,8 +1,10 @@
 """Wire the optimistic lock into FastAPI: who comes second is told so."""
 
+import json
 from typing import Annotated
 
-from fastapi import FastAPI, HTTPException, Path, Request
+from fastapi import FastAPI, HTTPException, Path, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -61,10 +63,18 @@ def add_extensions(app: FastAPI) -> None:
 
 
 def report_conflicts(app: FastAPI) -> None:
-    """Have an application tell the second of two writers."""
+    """Have an application tell the second of two writers, and who sends no form."""
 
     @app.exception_handler(StaleDataError)
     async def report(request: Request, _: StaleDataError) -> JSONResponse:
         status = 412 if "if-match" in request.headers else 409
         detail = "somebody else changed or deleted it meanwhile: read it again"
         return JSONResponse({"detail": detail}, status)
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse_request(_: Request, error: RequestValidationError) -> Response:
+        # Without the values: not all that a client can send has a form in a response.
+        told = [{k: each[k] for k in ("loc", "msg")} for each in error.errors()]
+        return Response(
+            json.dumps({"detail": told}), 422, media_type="application/json"
+        )

@@ -47,9 +47,10 @@ class PoolSettings:
 
     def __post_init__(self) -> None:
         """Refuse values that a pool or a server takes for no limit at all."""
-        milliseconds = min(self.connect_timeout, self.statement_timeout) * 1000
-        if min(self.size, self.workers, self.overflow + 1, milliseconds) < 1:
-            raise ValueError("size, workers, overflow or a timeout is too small")
+        times = self.checkout_timeout, self.connect_timeout, self.statement_timeout
+        counts = self.size, self.workers, self.overflow + 1, self.reserve + 1
+        if min(counts) < 1 or not all(1 <= 1000 * each < 2**31 for each in times):
+            raise ValueError("a count is too small, or a timeout not 1 ms to 24 days")
 
     def engine_options(
         self, url: str | URL, poolclass: type[Pool] | None = None
@@ -110,8 +111,7 @@ def instrument_pool(
 ) -> None:
     """Measure every wait for a connection and every hold of one, in seconds.
 
-    A wait includes connecting and ping, and counts however it ends. Raises `TypeError`
-    if the pool is not an `OwnedPool`.
+    A wait counts however it ends. Raises `TypeError` for any pool but an `OwnedPool`.
     """
     wait = Histogram("db_pool_wait_seconds", "Waits for one", registry=registry)
     hold = Histogram("db_pool_hold_seconds", "Holds of one", registry=registry)

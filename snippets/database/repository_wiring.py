@@ -1,8 +1,10 @@
 """Wire a repository into FastAPI: one per request, its errors as client errors."""
 
+import json
 from typing import Annotated
 
-from fastapi import Depends, FastAPI, HTTPException, Path, Query, Request
+from fastapi import Depends, FastAPI, HTTPException, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, StringConstraints
 from sqlalchemy import UniqueConstraint
@@ -81,7 +83,7 @@ def add_users(app: FastAPI) -> None:
     async def list_users(
         users: Users,
         q: Annotated[str, Query(max_length=100, pattern=NO_NUL)] = "",
-        sort: str = "",
+        sort: Annotated[str, Query(max_length=100)] = "",
         limit: Annotated[int, Query(ge=1, le=UserRepository.max_limit)] = 20,
         offset: Annotated[int, Query(ge=0, le=LAST_KEY)] = 0,
     ) -> UserPage:
@@ -106,3 +108,11 @@ def add_users(app: FastAPI) -> None:
     @app.exception_handler(ConflictError)
     async def report_conflict(_: Request, conflict: ConflictError) -> JSONResponse:
         return JSONResponse({"detail": str(conflict)}, status_code=409)
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse_request(_: Request, error: RequestValidationError) -> Response:
+        # Without the values: not all that a client can send has a form in a response.
+        told = [{k: each[k] for k in ("loc", "msg")} for each in error.errors()]
+        return Response(
+            json.dumps({"detail": told}), 422, media_type="application/json"
+        )

@@ -194,6 +194,32 @@ async def test_a_second_cancellation_during_the_rollback_returns_the_connection_
     await assert_pool_is_whole(engine, 3)
 
 
+async def test_a_statement_that_is_cancelled_leaves_no_lock_behind(
+    engine: AsyncEngine, database_url: str, sessions: Sessions
+) -> None:
+    async def work() -> None:
+        async with session_scope(sessions) as session:
+            session.add_all([User(email="ada@example.com"), User(email="bob@x.com")])
+            await session.flush()
+
+    def cancel(_: object, __: object, statement: str, *___: object) -> None:
+        if statement.startswith("INSERT"):
+            task.cancel()
+
+    event.listen(engine.sync_engine, "before_cursor_execute", cancel)
+    task = asyncio.create_task(work())
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert checked_out(engine) == 0
+    other, impatient = create_engine_and_sessions(
+        database_url, connect_args={"timeout": 0 if "sqlite" in database_url else 60}
+    )
+    async with session_scope(impatient) as session:
+        session.add(User(email="ada@example.com"))
+    await other.dispose()
+    assert await emails(sessions) == ["ada@example.com"]
+
+
 async def test_a_cancelled_commit_leaves_all_or_nothing_and_returns_the_connection(
     engine: AsyncEngine, sessions: Sessions
 ) -> None:
@@ -368,33 +394,93 @@ async def test_in_memory_sqlite_has_one_connection_for_all_sessions(
     proof.differs("A second session during the first (SQLite in memory)", outcome)
 
 
-@pytest.mark.parametrize("operation", ["execute", "get", "flush", "commit"])
+async def enter(session: AsyncSession) -> None:
+    """Use a session as the context manager that it also is."""
+    async with session:
+        pass
+
+
+async def roll_back_by_transaction(session: AsyncSession) -> None:
+    """Roll back without asking the session itself to."""
+    transaction = session.get_transaction()
+    assert transaction is not None
+    await transaction.rollback()
+
+
+EVE = insert(User).values(email="eve@example.com")
+OPERATIONS: dict[str, Callable[[AsyncSession], Awaitable[object]]] = {
+    "execute": lambda session: session.execute(EVE),
+    "get": lambda session: session.get(User, 1),
+    "flush": AsyncSession.flush,
+    "commit": AsyncSession.commit,
+    "rollback": AsyncSession.rollback,
+    "rollback of the transaction": roll_back_by_transaction,
+    "savepoint": lambda session: session.begin_nested().start(),
+    "connection": AsyncSession.connection,
+    "close": AsyncSession.close,
+    "close, sync": lambda session: session.run_sync(lambda sync: sync.close()),
+    "reset": AsyncSession.reset,
+    "invalidate": AsyncSession.invalidate,
+    "block": enter,
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
 async def test_a_session_is_refused_to_a_second_task(
     engine: AsyncEngine, sessions: Sessions, operation: str
 ) -> None:
-    operations: dict[str, Callable[[AsyncSession], Awaitable[object]]] = {
-        "execute": lambda session: session.execute(
-            insert(User).values(email="eve@example.com")
-        ),
-        "get": lambda session: session.get(User, 1),
-        "flush": AsyncSession.flush,
-        "commit": AsyncSession.commit,
-    }
-
     async def use(session: AsyncSession) -> None:
-        await operations[operation](session)
+        await OPERATIONS[operation](session)
 
     async with session_scope(sessions) as session:
-        if operation == "flush":
-            session.add(User(email="ada@example.com"))
+        session.add(User(email="ada@example.com"))
+        if operation != "flush":
+            await session.flush()
         results = await asyncio.gather(
             use(session), use(session), return_exceptions=True
         )
         assert [type(result) for result in results] == [SharedSessionError] * 2
         session.add(User(email="bob@example.com"))
-    assert "bob@example.com" in await emails(sessions)
-    assert "eve@example.com" not in await emails(sessions)
+    assert await emails(sessions) == ["ada@example.com", "bob@example.com"]
     await assert_pool_is_whole(engine, 3)
+
+
+async def test_what_a_second_task_only_adds_is_written_by_the_owner(
+    sessions: Sessions,
+) -> None:
+    async def add(session: AsyncSession) -> None:
+        session.add(User(email="eve@example.com"))
+
+    async with session_scope(sessions) as session:
+        await asyncio.create_task(add(session))
+    assert await emails(sessions) == ["eve@example.com"]
+
+
+async def test_a_block_that_the_factory_begins_commits_what_was_only_added(
+    engine: AsyncEngine, sessions: Sessions
+) -> None:
+    async with sessions.begin() as session:
+        session.add(User(email="ada@example.com"))
+    assert checked_out(engine) == 0
+    with pytest.raises(SharedSessionError):  # it commits in a task of its own
+        async with sessions.begin() as session:
+            await session.execute(EVE)
+    assert checked_out(engine) == 0
+    assert await emails(sessions) == ["ada@example.com"]
+
+
+async def test_the_owner_may_roll_back_and_close(
+    engine: AsyncEngine, sessions: Sessions
+) -> None:
+    async with sessions() as session:
+        session.add(User(email="ada@example.com"))
+        await session.flush()
+        await session.rollback()
+        session.add(User(email="bob@example.com"))
+        await session.commit()
+        await session.close()
+        assert checked_out(engine) == 0
+    assert await emails(sessions) == ["bob@example.com"]
 
 
 async def test_a_session_passes_to_another_task_once_its_own_has_ended(

@@ -89,6 +89,19 @@ async def test_a_created_user_is_committed_and_told(app: FastAPI) -> None:
     assert checked_out(engine_of(app)) == 0
 
 
+@pytest.mark.parametrize("email", ['"ada\\ud800"', '"ada\\u0000"', "NaN", "1e400"])
+async def test_what_neither_database_nor_response_can_hold_is_refused(
+    app: FastAPI, email: str
+) -> None:
+    headers = {"content-type": "application/json"}
+    async with client_of(app) as client:
+        body = f'{{"email": {email}}}'
+        response = await client.post("/users", content=body, headers=headers)
+    assert response.status_code == 422
+    assert response.json()["detail"][0]["loc"] == ["body", "email"]
+    assert await emails(app) == []
+
+
 async def test_the_commit_comes_before_the_response(app: FastAPI) -> None:
     order: list[str] = []
     event.listen(engine_of(app).sync_engine, "commit", lambda _: order.append("commit"))

@@ -589,7 +589,7 @@ async def wait_until_blocked(sessions: Sessions, count: int) -> None:
         "select count(*) from pg_stat_activity"
         " where datname = current_database() and wait_event_type = 'Lock'"
     )
-    async with asyncio.timeout(30), sessions() as watcher:
+    async with asyncio.timeout(60), sessions() as watcher:
         while await watcher.scalar(waiting) != count:
             await watcher.rollback()
 

@@ -97,6 +97,17 @@ async def test_a_precondition_that_cannot_be_read_is_refused(
     assert (got.status_code, got.json()) == (200, {"forwards_to": "reception"})
 
 
+@pytest.mark.parametrize("value", ['"\\ud800"', "NaN", "1e400", '1, "\\ud800": 1'])
+async def test_a_change_that_no_response_could_repeat_is_refused(
+    client: httpx.AsyncClient, value: str
+) -> None:
+    headers = {"content-type": "application/json", "if-match": "*"}
+    body = f'{{"forwards_to": {value}}}'
+    response = await client.put(URL, content=body, headers=headers)
+    assert response.status_code == 422
+    assert response.json()["detail"][0]["loc"][0] == "body"
+
+
 async def test_a_star_and_the_second_line_of_a_header_count(
     client: httpx.AsyncClient,
 ) -> None:

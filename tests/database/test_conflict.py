@@ -341,7 +341,11 @@ async def test_a_key_that_a_concurrent_transaction_takes_first_is_a_conflict(
     session: AsyncSession, engine: AsyncEngine
 ) -> None:
     await insert(session)
-    async with AsyncSession(engine) as other, AsyncSession(engine) as watcher:
+    async with (
+        asyncio.timeout(60),
+        AsyncSession(engine) as other,
+        AsyncSession(engine) as watcher,
+    ):
         second = asyncio.create_task(insert(other))
         waiting = sa.text(
             "select count(*) from pg_stat_activity"

@@ -1,10 +1,12 @@
 """A walk by cursors meets each row once, and accepts no cursor but its own."""
 
+import math
 import uuid
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import assert_type
+from enum import Enum
+from typing import Any, assert_type
 
 import httpx
 import pytest
@@ -35,11 +37,43 @@ from snippets.database.soft_delete import (
 from tests.support.databases import create_tables
 
 SECRET = b"s" * 32
+INFINITE = math.inf
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
 
 
 class Base(DeclarativeBase):
     """The tables of this test."""
+
+
+class End(Enum):
+    """How a call ended."""
+
+    BUSY = 1
+    ANSWERED = 2
+
+
+class Guid(sa.types.TypeDecorator[uuid.UUID]):
+    """A UUID that is text on one database and has a type of its own on the other."""
+
+    impl = sa.String(36)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
+        """Return what the database stores."""
+        stored: sa.types.TypeEngine[Any] = sa.String(36)
+        if dialect.name == "postgresql":
+            stored = sa.Uuid(as_uuid=False)
+        return dialect.type_descriptor(stored)
+
+    def process_bind_param(self, value: uuid.UUID | None, _: sa.Dialect) -> str | None:
+        """Return the text of a UUID."""
+        return None if value is None else str(value)
+
+    def process_result_value(
+        self, value: str | None, _: sa.Dialect
+    ) -> uuid.UUID | None:
+        """Return the UUID of a text."""
+        return None if value is None else uuid.UUID(value)
 
 
 class Call(SoftDeleteMixin, Base):
@@ -57,6 +91,11 @@ class Call(SoftDeleteMixin, Base):
     seconds: Mapped[int | None]
     price: Mapped[Decimal | None] = mapped_column(sa.Numeric(10, 2))
     trace: Mapped[uuid.UUID | None]
+    leg: Mapped[uuid.UUID | None] = mapped_column(Guid)
+    loss: Mapped[float | None] = mapped_column(sa.Double)
+    rate: Mapped[Decimal | None] = mapped_column(sa.Numeric)
+    lasted: Mapped[timedelta | None]
+    end: Mapped[End | None]
 
 
 def row(number: int) -> dict[str, object]:
@@ -69,6 +108,11 @@ def row(number: int) -> dict[str, object]:
         "seconds": [None, 0, 7, 60][number % 4],
         "price": [None, Decimal("0.10"), Decimal("12.34")][number % 3],
         "trace": [None, uuid.UUID(int=1), uuid.UUID(int=2)][number % 3],
+        "leg": [None, uuid.UUID(int=1), uuid.UUID(int=2)][number % 3],
+        "loss": [None, INFINITE, -INFINITE, math.nan, 0.1 + 0.2][number % 5],
+        "rate": [None, *map(Decimal, ("inf", "-inf", "0.1"))][number % 4],
+        "lasted": [None, timedelta(0), timedelta(days=40, microseconds=1)][number % 3],
+        "end": [None, End.BUSY, End.ANSWERED][number % 3],
     }
 
 
@@ -102,6 +146,7 @@ async def walk(session: AsyncSession, by: str, limit: int = 4) -> list[int]:
     page = await fetch(session, by=by, limit=limit)
     seen = [call.id for call in page.items]
     while page.next_cursor:
+        assert len(seen) < 99, "the walk has no end"
         page = await fetch(session, by=by, limit=limit, cursor=page.next_cursor)
         seen += [call.id for call in page.items]
     return seen
@@ -120,9 +165,21 @@ async def walk_back(session: AsyncSession, by: str, limit: int) -> list[int]:
 
 
 FIELDS = ["started_at", "answered_by", "seconds", "price", "trace", "id"]
+FIELDS += ["leg", "loss", "rate", "lasted", "end"]
 ORDERS = st.lists(
     st.sampled_from([sign + name for name in FIELDS for sign in ("", "-")]), max_size=4
 ).map(",".join)
+
+
+@pytest.mark.parametrize("by", [sign + name for name in FIELDS for sign in ("", "-")])
+async def test_an_order_by_any_type_gives_each_row_once(
+    session: AsyncSession, by: str
+) -> None:
+    whole = await walk(session, by, 100)
+
+    assert sorted(whole) == list(range(1, 34))
+    assert await walk(session, by, 2) == whole
+    assert await walk_back(session, by, 2) == whole
 
 
 @settings(

@@ -262,6 +262,14 @@ def test_every_part_of_the_primary_key_breaks_ties() -> None:
     assert parts == ["extensions.tenant_id", "extensions.number"]
 
 
+async def test_a_field_counts_once_however_often_it_is_named(
+    session: AsyncSession,
+) -> None:
+    by = "-floor," * 2_500 + "floor"
+    assert len(order(Extension, by)) == len(order(Extension, "-floor"))
+    assert await ordered(session, by) == await ordered(session, "-floor")
+
+
 async def test_where_null_sorts(
     session: AsyncSession, database_backend: str, proof: Proof
 ) -> None:

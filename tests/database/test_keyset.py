@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from decimal import Decimal
 
 import pytest
 import sqlalchemy as sa
@@ -29,6 +30,33 @@ class Call(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     began: Mapped[int]
     note: Mapped[str | None]
+
+
+class Unheard(sa.types.UserDefinedType[object]):
+    """A type of which nobody knows what Python makes of it."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: object) -> str:
+        """Return a name that both databases know."""
+        return "TEXT"
+
+
+class Recording(Base):
+    """A recording, with numbers that lose digits when read and values without order."""
+
+    __tablename__ = "recordings"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    volume: Mapped[float] = mapped_column(sa.Numeric(asdecimal=False))
+    gain: Mapped[Decimal] = mapped_column(sa.Double(asdecimal=True))
+    sound: Mapped[bytes | None]
+    tags: Mapped[list[str] | None] = mapped_column(
+        sa.JSON().with_variant(sa.ARRAY(sa.String), "postgresql")
+    )
+    extra: Mapped[object | None] = mapped_column(sa.JSON)
+    packed: Mapped[object | None] = mapped_column(sa.PickleType)
+    unheard_of: Mapped[object | None] = mapped_column(Unheard)
 
 
 @pytest.fixture
@@ -71,6 +99,36 @@ async def test_the_index_starts_at_the_place_at_any_depth(
 async def test_a_field_that_is_no_column_is_refused(session: AsyncSession) -> None:
     with pytest.raises(FieldError):
         sort_terms(Call, "-nothing", session.get_bind().dialect)
+
+
+@pytest.mark.parametrize("by", ["sound", "tags", "extra", "packed", "unheard_of"])
+async def test_a_field_whose_values_have_no_order_is_refused(
+    session: AsyncSession, by: str
+) -> None:
+    with pytest.raises(FieldError, match=f"{by} has no order"):
+        sort_terms(Recording, f"-{by}", session.get_bind().dialect)
+
+
+@pytest.mark.parametrize("by", ["volume", "gain", "-volume", "-gain"])
+async def test_numbers_that_are_read_with_less_digits_are_compared_with_all(
+    session: AsyncSession, by: str
+) -> None:
+    close = Decimal("0.1"), Decimal("0.1000000000000000000001")
+    rows = [{"id": n, "volume": close[n % 2], "gain": 1e-12 * n} for n in range(1, 7)]
+    await session.execute(sa.insert(Recording), rows)
+    terms = sort_terms(Recording, by, session.get_bind().dialect)
+    query = sa.select(Recording.id, *(term.stored() for term in terms))
+    query = query.order_by(*(term.order() for term in terms))
+    whole = (await session.execute(query)).all()
+    seen = [(await session.execute(query.limit(1))).one()]
+    while more := (
+        await session.execute(query.where(after(terms, seen[-1][1:])).limit(1))
+    ).all():
+        seen += more
+        assert len(seen) <= len(whole)
+
+    assert sorted(row[0] for row in seen) == [1, 2, 3, 4, 5, 6]
+    assert seen == whole
 
 
 async def test_a_page_starts_after_the_last_row_of_another(

@@ -107,3 +107,14 @@ async def test_a_version_that_no_row_can_have_is_refused(
 async def test_a_form_without_a_version_is_refused(client: httpx.AsyncClient) -> None:
     response = await client.put(URL, json={"forwards_to": "mobile"})
     assert response.status_code == 422
+
+
+@pytest.mark.parametrize("value", ['"\\ud800"', "NaN", "1e400", '1.5, "\\ud800": 1'])
+async def test_a_form_that_no_response_could_repeat_is_refused(
+    client: httpx.AsyncClient, value: str
+) -> None:
+    headers = {"content-type": "application/json"}
+    body = f'{{"forwards_to": "mobile", "version": {value}}}'
+    response = await client.put(URL, content=body, headers=headers)
+    assert response.status_code == 422
+    assert response.json()["detail"][0]["loc"][0] == "body"

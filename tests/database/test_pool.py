@@ -1,6 +1,7 @@
 """A pool is bounded, fits its server, heals, and says how long was waited and held."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -37,6 +38,8 @@ class Settings(TypedDict, total=False):
     size: int
     overflow: int
     workers: int
+    reserve: int
+    checkout_timeout: float
     connect_timeout: float
     statement_timeout: float
 
@@ -289,14 +292,32 @@ def test_a_driver_that_would_block_the_event_loop_is_refused() -> None:
         {"size": 0},
         {"overflow": -1},
         {"workers": 0},
+        {"reserve": -1},
+        {"checkout_timeout": 0},
+        {"checkout_timeout": -1},
+        {"checkout_timeout": math.inf},
         {"connect_timeout": 0},
+        {"connect_timeout": math.nan},
         {"statement_timeout": 0.0004},
+        {"statement_timeout": 3e6},
     ],
     ids=str,
 )
 def test_a_setting_that_would_lift_a_limit_is_refused(settings: Settings) -> None:
-    with pytest.raises(ValueError, match="too small"):
+    with pytest.raises(ValueError, match="too small, or a timeout"):
         PoolSettings(**settings)
+
+
+async def test_the_longest_times_that_are_accepted_work(database_url: str) -> None:
+    longest = 2_147_483
+    settings = PoolSettings(
+        reserve=0,
+        checkout_timeout=longest,
+        connect_timeout=longest,
+        statement_timeout=longest,
+    )
+    async with engine_on(database_url, settings) as engine:
+        await assert_pool_is_whole(engine, 10)
 
 
 async def test_the_wait_for_a_lock_reaches_sqlite(tmp_path: Path) -> None:

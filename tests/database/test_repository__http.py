@@ -55,7 +55,8 @@ async def test_a_client_is_told_whether_more_follows(client: httpx.AsyncClient) 
 
 async def test_what_a_client_may_not_ask_is_refused(client: httpx.AsyncClient) -> None:
     queries = ["limit=0", "limit=101", "offset=-1", f"offset={2**70}"]
-    for query in [*queries, "q=%00", "sort=password", "sort=-", "sort=id,,name"]:
+    queries += ["sort=password", "sort=-", "sort=id,,name", "sort=" + "id," * 99 + "id"]
+    for query in [*queries, "q=%00"]:
         response = await client.get(f"/users?{query}")
 
         assert response.status_code == 422, query
@@ -69,6 +70,18 @@ async def test_a_change_that_no_database_could_store_is_refused(
     huge = await client.patch(f"/users/{2**70}", json={"name": "Ada"})
 
     assert [nul.status_code, nobody.status_code, huge.status_code] == [422, 422, 422]
+
+
+@pytest.mark.parametrize("value", ['"\\ud800"', "NaN", "1e400", '1, "\\ud800": 1'])
+async def test_a_change_that_no_response_could_repeat_is_refused(
+    client: httpx.AsyncClient, value: str
+) -> None:
+    headers = {"content-type": "application/json"}
+    body = f'{{"name": {value}}}'
+    response = await client.patch("/users/1", content=body, headers=headers)
+
+    assert response.status_code == 422
+    assert response.json()["detail"][0]["loc"][0] == "body"
 
 
 async def test_a_change_is_committed_before_the_client_is_told(

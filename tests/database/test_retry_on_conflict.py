@@ -147,6 +147,45 @@ async def test_a_serialization_failure_is_a_conflict(
     assert await target(sessions) == "1!"
 
 
+@pytest.mark.backends("postgresql")
+async def test_the_victim_of_a_deadlock_does_it_again(
+    engine_and_sessions: tuple[AsyncEngine, Sessions],
+) -> None:
+    engine, sessions = engine_and_sessions
+    async with session_scope(sessions) as session:
+        session.add(Extension(id=18, forwards_to="0"))
+    plain = async_sessionmaker(engine)
+    both_have_written = asyncio.Barrier(2)
+    attempts: list[str] = []
+
+    async def swap(name: str, *order: int) -> None:
+        async def work(session: AsyncSession) -> None:
+            attempts.append(name)
+            longer = sa.update(Extension).values(
+                forwards_to=Extension.forwards_to + "!"
+            )
+            await session.execute(longer.where(Extension.id == order[0]))
+            if len(attempts) <= 2:
+                await both_have_written.wait()
+            await session.execute(longer.where(Extension.id == order[1]))
+
+        await retry_on_conflict(plain, work, sleep=until_one_has_won)
+
+    async def until_one_has_won(_: float) -> None:
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+
+    both = [
+        asyncio.create_task(swap("up", 17, 18)),
+        asyncio.create_task(swap("down", 18, 17)),
+    ]
+    async with asyncio.timeout(60):
+        await asyncio.gather(*both)
+    async with sessions() as session:
+        targets = await session.scalars(sa.select(Extension.forwards_to))
+        assert targets.all() == ["0!!", "0!!"]
+    assert len(attempts) == 3
+
+
 async def test_after_the_last_attempt_the_conflict_is_raised(
     sessions: Sessions,
 ) -> None:

@@ -34,8 +34,8 @@ WHERE nspname NOT LIKE 'pg\\_%' AND nspname <> 'information_schema'
 
 @asynccontextmanager
 async def sqlite_database(folder: Path) -> AsyncIterator[str]:
-    """Yield the URL of a new database file in `folder`."""
-    yield f"sqlite+aiosqlite:///{folder / 'test.db'}"
+    """Yield the URL of a new database file in `folder`, with patience for its lock."""
+    yield f"sqlite+aiosqlite:///{folder / 'test.db'}?timeout=60"
 
 
 @asynccontextmanager

@@ -30,7 +30,7 @@ def migrate(url: str, scripts: Path, barrier: Barrier, told: Path) -> None:
 
     async def start() -> bool:
         engine = create_async_engine(url)
-        barrier.wait(30)
+        barrier.wait(120)
         return await run_migrations(engine, scripts)
 
     told.write_text(str(asyncio.run(start())), encoding="utf-8")
@@ -41,7 +41,7 @@ def create_all(url: str, _: Path, barrier: Barrier, told: Path) -> None:
 
     def meet(_: Connection, __: object, statement: str, *___: object) -> None:
         if "CREATE TABLE" in statement:
-            barrier.wait(30)
+            barrier.wait(120)
 
     async def start() -> str:
         engine = create_async_engine(url)
@@ -67,5 +67,5 @@ async def two(role: Role, url: str, scripts: Path) -> list[str]:
     for process in processes:
         process.start()
     for process in processes:
-        await asyncio.to_thread(process.join, 60)
+        await asyncio.to_thread(process.join, 180)
     return sorted(file.read_text("utf-8") for file in told)
