@@ -74,7 +74,7 @@ def test_text_is_found_wherever_it_is_written(way: str) -> None:
     assert found == {HIDDEN}
 
 
-@pytest.mark.parametrize("way", sorted(TEXTS.keys() - {"text"}))
+@pytest.mark.parametrize("way", sorted(TEXTS.keys() - {"text", "a literal column"}))
 async def test_text_with_an_or_is_refused_at_the_boundary_wherever_it_is(
     engine: AsyncEngine, way: str
 ) -> None:
@@ -91,7 +91,7 @@ async def test_text_with_an_or_is_refused_at_the_boundary_wherever_it_is(
 
 
 def test_what_is_quoted_or_a_parameter_is_no_text() -> None:
-    query: sa.Select[Any] = select(sa.column(HIDDEN), sa.literal(HIDDEN)).where(
+    query: Any = select(sa.column(HIDDEN), sa.literal(HIDDEN)).where(
         User.name == HIDDEN
     )
     statement = query.select_from(User).with_for_update(of=User)
