@@ -125,7 +125,8 @@ def _check(route: APIRoute | APIWebSocketRoute) -> list[Requirement]:
 
 
 def _is_taken_as_it_is(text: FieldInfo) -> bool:
-    schema = TypeAdapter(Annotated[text.annotation, text]).core_schema
+    kind: Any = Annotated[text.annotation, text]
+    schema = TypeAdapter[Any](kind).core_schema
     changes = {"strip_whitespace", "to_lower", "to_upper"}
     return schema["type"] == "str" and not any(map(schema.get, changes))
 

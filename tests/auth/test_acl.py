@@ -15,7 +15,12 @@ from snippets.auth.acl_pattern import compile_pattern
 from tests.support import acl_reference
 from tests.support.steps import count_lines
 
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+unhurried = settings(
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=True,
+    database=None,
+)
 
 HARD_IDS = [
     "john.doe",
