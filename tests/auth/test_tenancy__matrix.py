@@ -350,6 +350,23 @@ async def test_a_relationship_does_not_lead_to_a_row_of_another_tenant(
     assert found == dict.fromkeys(EAGER, SEEN | {"A": set(), "B": set()})
 
 
+async def test_a_relationship_through_a_tenants_table_leads_to_no_other_tenants_row(
+    platform: Tenants,
+) -> None:
+    found = {}
+    for way, load in EAGER.items():
+
+        async def ask(
+            session: AsyncSession, load: Callable[[Any], ORMOption] = load
+        ) -> set[str]:
+            users = await session.scalars(select(User).options(load(User.reached)))
+            reached = [await user.awaitable_attrs.reached for user in users.unique()]
+            return owners(other for others in reached for other in others)
+
+        found[way] = await in_each_scope(platform.sessions, ask)
+    assert found == dict.fromkeys(EAGER, SEEN | {"A": set(), "B": set()})
+
+
 async def test_a_row_without_tenant_leads_to_the_rows_of_the_tenant_alone(
     platform: Tenants,
 ) -> None:

@@ -55,6 +55,12 @@ class User(TenantMixin, Base):
     forwarded: Mapped[list["Extension"]] = orm.relationship(
         primaryjoin="User.id == foreign(Extension.forward_id)", viewonly=True
     )
+    reached: Mapped[list["User"]] = orm.relationship(
+        secondary="extensions",
+        primaryjoin="User.id == foreign(Extension.user_id)",
+        secondaryjoin="User.id == foreign(Extension.forward_id)",
+        viewonly=True,
+    )
     written: orm.WriteOnlyMapped["Extension"] = orm.relationship(
         primaryjoin="User.id == foreign(Extension.forward_id)", viewonly=True
     )
