@@ -3,8 +3,8 @@
 A grant such as `users.*.read` is a pattern, see `acl_pattern`. As whole words, `me`,
 `my_session` and `my_tenant` also stand for the caller's own ids, and `edit` for
 `update`. A grant that begins with `!` denies, whatever others allow. What no grant
-allows is denied, and so is text with control characters. What is required is plain
-text: wildcards and reserved words in it are compared as they stand.
+allows is denied, and so is text that is very long or has control characters. What is
+required is plain text: wildcards and reserved words in it are compared as they stand.
 
 An id matches itself, and with `_` for each `.`, as it stands in a permission made of a
 path. So `a.b` and `a_b` are one caller: use UUIDs.
@@ -15,6 +15,9 @@ from collections.abc import Iterable, Iterator
 from itertools import product
 
 from snippets.auth.acl_pattern import AnyText, compile_pattern, matches
+
+LONGEST = 4096
+"""Characters of what may be required; a match takes longer for each of them."""
 
 MOST_EDITS = 4
 """Each word `edit` doubles the meanings to weigh; with more, only a superuser may."""
@@ -54,6 +57,8 @@ class AccessCheck:
         if required is None:
             return True
         if not required.isprintable() and _CONTROL.search(required):
+            return False
+        if len(required) > LONGEST:
             return False
         words = self._words
         # Few grants have their needle in the text, so few are looked at twice.

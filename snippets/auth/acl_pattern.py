@@ -6,8 +6,8 @@ as text and never made part of a pattern. All else stands for itself. A pattern 
 the whole text, or not at all.
 
 A pattern is compiled once, whoever uses it. A match takes one step for each part of the
-pattern, and one for each place where a literal part stands in the text, so nobody's
-pattern can make it explode. `AnyText` asks whether two patterns have a text in common.
+pattern, and one for each place where a literal part stands in the text; a step grows
+with the text, so bound its length. `AnyText` asks whether two patterns share a text.
 
 Source: bit-parallel simulation, as in Baeza-Yates and Gonnet, "A New Approach to Text
 Searching", CACM 1992; each set of places in the text is one int.

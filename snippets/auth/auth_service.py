@@ -4,7 +4,7 @@ What the service says of the token, and only that, is taken for an answer: 404 m
 that it is no good, 403 that it lacks a permission. A connection that is refused or
 slow, a redirect, an answer that makes no sense or speaks of another token, and every
 other status mean that nobody can say. One time limit holds for all of a call. Only a
-connection that never came about is tried again, once.
+connection that did not come about, within a third of it, is tried again, once.
 
 The token is part of the URL, so requests go to an httpx transport and not to an httpx
 client, which would log the URL, follow redirects and obey proxies of the environment.
@@ -41,7 +41,10 @@ PATH = "/api/auth/0.1/token/"
 
 def _in_utc(moment: datetime) -> datetime:
     """Take a time without an offset for UTC, in which the service writes it."""
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    try:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except OverflowError:
+        raise ValueError("no moment that UTC can express") from None
 
 
 _Moment = Annotated[datetime, AfterValidator(_in_utc)]
@@ -122,9 +125,13 @@ class AuthServiceClient:
     ) -> httpx.Response:
         if not TOKEN.fullmatch(token):
             raise InvalidTokenError
-        url = httpx.URL(self._url + quote(token, safe=""), params=params)
-        limits = {"timeout": httpx.Timeout(self._timeout).as_dict()}
-        request = httpx.Request(method, url, extensions=limits)
+        url = httpx.URL(self._url + quote(token, safe=""))
+        try:
+            url = url.copy_merge_params(params)
+        except (httpx.InvalidURL, UnicodeEncodeError):  # a scope that fits into no URL
+            raise PermissionDeniedError from None
+        limits = httpx.Timeout(self._timeout, connect=self._timeout / 3).as_dict()
+        request = httpx.Request(method, url, extensions={"timeout": limits})
         try:
             async with asyncio.timeout(self._timeout):
                 try:

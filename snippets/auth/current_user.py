@@ -26,6 +26,9 @@ from snippets.auth.token_auth import (
     utc_now,
 )
 
+CHALLENGE = "auth_challenge"
+"""Under which the scope has how to authenticate, for a token that ends meanwhile."""
+
 
 async def get_auth_client(connection: HTTPConnection) -> AuthClient:
     """Return the process's client, which the lifespan keeps in `app.state`."""
@@ -46,6 +49,7 @@ class TokenHeader(SecurityBase):
 
     async def __call__(self, connection: HTTPConnection) -> str | None:
         """Return the token, or None without such a header."""
+        connection.scope[CHALLENGE] = self.challenge
         values = connection.headers.getlist(self._name)
         if not values:
             return None

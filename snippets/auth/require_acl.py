@@ -7,18 +7,21 @@ parameter of that name, with `_` for each `.`.
 Routes are made by `AclRoute`. It shows in OpenAPI what a route requires, and refuses to
 register a route with a placeholder that its path does not have, or whose text is not
 what the handler is given: a handler that takes `007` for 7 would not be the one that a
-denial of `users.7.delete` speaks of.
+denial of `users.7.delete` speaks of. A websocket is checked so when it connects. What
+`include_router` adds comes too late to be checked, and lets nobody pass.
 """
 
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from inspect import Parameter, Signature
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.requests import HTTPConnection
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, APIWebSocketRoute
+from pydantic import TypeAdapter
+from pydantic.fields import FieldInfo
 
 from snippets.auth.current_user import get_current_user
 from snippets.auth.token_auth import AuthUser, PermissionDeniedError
@@ -56,9 +59,11 @@ class Requirement:
 
     async def __call__(self, connection: HTTPConnection, user: AuthUser) -> AuthUser:
         """Return the caller, or answer 403 and name what is required."""
-        scope = connection.scope
-        if scope["type"] == "http" and not isinstance(scope.get("route"), AclRoute):
-            raise TypeError("make this route with route_class=AclRoute")
+        route = connection.scope["route"]
+        if isinstance(route, APIWebSocketRoute):
+            _check(route)
+        elif not isinstance(route, AclRoute) or self not in route.checked:
+            raise TypeError("require it on a route or router of route_class=AclRoute")
         values = {
             name: str(connection.path_params[name]).replace(".", "_")
             for name in self.names
@@ -91,28 +96,39 @@ class AclRoute(APIRoute):
     """A route whose requirements are checked at registration and shown in OpenAPI.
 
     Use it as the `route_class` of a router, or set it on `app.router`. A prefix with a
-    parameter belongs on the router, and not into `include_router`.
+    parameter, and requirements, belong on the router, and not into `include_router`.
     """
+
+    checked: Sequence[Requirement] = ()
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Check what the route depends on; FastAPI calls this at registration."""
-        dependants = list(_with_all_below(self.dependant))
-        required = [one.call for one in dependants if isinstance(one.call, Requirement)]
-        names = set().union(*(one.names for one in required))
-        if unknown := names - self.param_convertors.keys():
-            raise ValueError(f"{self.path} has no parameter {min(unknown)!r}")
-        for field in (field for one in dependants for field in one.path_params):
-            forms = (f"{{{field.alias}{kind}}}" for kind in ("", ":str", ":path"))
-            is_text = any(form in self.path for form in forms)
-            if (
-                is_text
-                and field.alias in names
-                and field.field_info.annotation is not str
-            ):
-                raise ValueError(f"{self.path}: convert {field.alias!r} in the path")
-        listed = [one.described for one in required]
+        self.checked = _check(self)
+        listed = [one.described for one in self.checked]
         self.openapi_extra = {**(self.openapi_extra or {}), EXTENSION: listed}
         return super().get_route_handler()
+
+
+def _check(route: APIRoute | APIWebSocketRoute) -> list[Requirement]:
+    """Return what a route requires; raise `ValueError` if that would mislead."""
+    dependants = list(_with_all_below(route.dependant))
+    required = [one.call for one in dependants if isinstance(one.call, Requirement)]
+    names = set().union(*(one.names for one in required))
+    if unknown := names - route.param_convertors.keys():
+        raise ValueError(f"{route.path} has no parameter {min(unknown)!r}")
+    for field in (field for one in dependants for field in one.path_params):
+        forms = (f"{{{field.alias}{kind}}}" for kind in ("", ":str", ":path"))
+        is_text = field.alias in names and any(form in route.path for form in forms)
+        if is_text and not _is_taken_as_it_is(field.field_info):
+            raise ValueError(f"{route.path}: convert {field.alias!r} in the path")
+    return required
+
+
+def _is_taken_as_it_is(text: FieldInfo) -> bool:
+    kind: Any = Annotated[text.annotation, text]
+    schema = TypeAdapter[Any](kind).core_schema
+    changes = {"strip_whitespace", "to_lower", "to_upper"}
+    return schema["type"] == "str" and not any(map(schema.get, changes))
 
 
 def _with_all_below(dependant: Dependant) -> Iterator[Dependant]:

@@ -33,7 +33,8 @@ def main() -> None:
         print(statement.partition(" USING ")[0])
         # > ALTER TABLE extensions ENABLE ROW LEVEL SECURITY
         # > ALTER TABLE extensions FORCE ROW LEVEL SECURITY
-        # > CREATE POLICY tenant_isolation ON extensions
+        # > CREATE POLICY tenant_rows ON extensions AS PERMISSIVE
+        # > CREATE POLICY tenant_isolation ON extensions AS RESTRICTIVE
 
 
 if __name__ == "__main__":

@@ -2,10 +2,9 @@
 
 Reads, refreshes, loads of relationships, UPDATE, DELETE and upserts are narrowed when
 they are sent; what an INSERT does not say is filled in. Without a tenant nothing of a
-tenant's is read or written. What cannot be narrowed is refused: text that names such a
-table, tables beside classes, a write within another statement, the legacy bulk methods.
-Beyond reach are `session.connection()`, and an instance that was made up by hand as if
-it had been loaded: `row_level_security` holds those back too, in the database.
+tenant's is read or written. `tenant_boundary` refuses what cannot be narrowed. Only
+`row_level_security` holds back what is sent through `session.connection()`, and an
+instance that was made up by hand as if it had been loaded.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ from sqlalchemy import event, orm
 from sqlalchemy.exc import DontWrapMixin
 from sqlalchemy.ext.asyncio import async_sessionmaker
 
+from snippets.auth.statement_parts import mapped_columns
 from snippets.auth.tenant_boundary import Boundary, BoundaryError
 from snippets.database.row_filter import RowFilter, hiding, models_of
 
@@ -46,10 +46,7 @@ def set_tenant(tenant: UUID) -> Iterator[None]:
 
 @contextmanager
 def bypass_tenancy() -> Iterator[None]:
-    """Let what is sent inside the block, and by tasks started in it, be unnarrowed.
-
-    A new row must then name its tenant.
-    """
+    """Let what the block and its tasks send be unnarrowed: a row names its tenant."""
     token = _scope.set("all")
     try:
         yield
@@ -59,8 +56,7 @@ def bypass_tenancy() -> Iterator[None]:
 
 def current_tenant() -> UUID:
     """Return the tenant; raise `NoTenantError` if there is none, or all are meant."""
-    tenant = _scope.get()
-    if isinstance(tenant, UUID):
+    if isinstance(tenant := _scope.get(), UUID):
         return tenant
     raise NoTenantError("no tenant: enter set_tenant(), or bypass_tenancy()")
 
@@ -91,10 +87,13 @@ def check_tables(mixin: type) -> None:
     """Raise `TypeError` for a constraint that leaves `tenant_id` out.
 
     A unique one would tell that another tenant has such a row, and a foreign key from
-    any table would lead to one. Models that are imported later are not seen.
+    any table would lead to one. Raise `BoundaryError` for a mapped expression that
+    reads such rows. Models that are imported later are not seen.
     """
     orm.configure_mappers()
-    tables = models_of(mixin)
+    tables, boundary = models_of(mixin), Boundary(mixin, "tenant_id", current_tenant)
+    for expression, own in mapped_columns(*tables.values()):
+        boundary.require_no_rows(expression, *own)
     for table in {each for one in tables for each in one.metadata.tables.values()}:
         keys = table.foreign_key_constraints
         for key in keys:
@@ -122,26 +121,29 @@ _OWN = RowFilter(TenantMixin, _is_own)
 
 
 def _before_statement(state: orm.ORMExecuteState) -> None:
-    if _scope.get() == "all":
-        return
-    if not (state.is_column_load or state.is_relationship_load):
-        _BOUNDARY.admit(state)
-    _OWN.apply(state)
+    if _scope.get() != "all":
+        if not state.is_relationship_load:
+            _BOUNDARY.admit(state)
+        _OWN.apply(state)
 
 
 def _is_hidden(row: object, _: Mapping[str, Any]) -> bool:
-    if not isinstance(row, TenantMixin) or _scope.get() == "all":
-        return False
-    return bool(vars(row).get("tenant_id", ...) != _scope.get())
+    whose = {"all", vars(row).get("tenant_id", ...)} if row is not None else ()
+    return isinstance(row, TenantMixin) and _scope.get() not in whose
 
 
 def _check_flush(session: orm.Session, *_: object) -> None:
-    if _scope.get() == "all":
-        return
     for row in (*session.new, *session.dirty, *session.deleted):
-        if isinstance(row, TenantMixin):  # if the tenant is not loaded, now it is
-            before = sa.inspect(row).attrs.tenant_id.history.deleted or ()
-            _BOUNDARY.require_own(row.tenant_id, *before)
+        if _scope.get() == "all":
+            return
+        state: orm.InstanceState[Any] = sa.inspect(row)
+        for value in state.dict.values():
+            _BOUNDARY.require_no_rows(value, *state.mapper.tables)
+        if isinstance(row, TenantMixin):
+            # What was set before it was loaded may have taken the row from another.
+            history = state.attrs.tenant_id.history
+            unseen = [...] if history.added and state.has_identity else []
+            _BOUNDARY.require_own(row.tenant_id, *(history.deleted or unseen))
 
 
 def _refuse_legacy(*_: object, **__: object) -> NoReturn:

@@ -1,28 +1,38 @@
 """Refuse what would cross the boundary between tenants, before it is sent.
 
 A row filter narrows statements on mapped classes, or on tables alone. Refused is the
-rest: text or a made-up table that names a bounded one, a table or an explicit join
-beside classes, a write within a statement, to an alias or by other rows that are not
-narrowed, a value of the column that is not the caller's. An upsert is narrowed.
+rest: a function by itself, text that names a bounded table or has an OR beside one, a
+made-up table, a table or an explicit join beside classes, a write within a statement,
+to an alias or by other rows, a value of the column that is not the caller's.
 
 It guards against oversights, and not against code that means to get around it: a bare
 table is overlooked in a statement that has its class too.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import chain
+from secrets import token_hex
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import orm
 from sqlalchemy.exc import DontWrapMixin
-from sqlalchemy.sql import visitors
 from sqlalchemy.sql.annotation import Annotated
 
+from snippets.auth.statement_parts import (
+    criteria_of,
+    parts_of,
+    raw_sql,
+    table_of,
+    unaliased,
+    values_of,
+)
 from snippets.database.row_filter import models_of
+
+_QUERIES = sa.SelectBase, sa.TextClause, orm.FromStatement, sa.StatementLambdaElement
 
 
 class BoundaryError(DontWrapMixin, ValueError):
@@ -37,6 +47,12 @@ class Boundary:
     column: str
     own: Callable[[], object]
 
+    @cached_property
+    def parameter(self) -> sa.BindParameter[Any]:
+        """What `own` returns when a statement is sent, whatever parameters it has."""
+        name = f"own_{token_hex(8)}"  # any other could be among them
+        return sa.bindparam(name, callable_=self.own)
+
     def require_own(self, *values: object) -> None:
         """Raise `BoundaryError` for a value, other than None, that is not `own()`."""
         for value in values:
@@ -44,10 +60,17 @@ class Boundary:
             if isinstance(value, sa.ClauseElement) or value != own:
                 raise BoundaryError(f"{self.column} is not the caller's own")
 
-    @cached_property
-    def parameter(self) -> sa.BindParameter[Any]:
-        """What `own` returns at the time when a statement is sent."""
-        return sa.bindparam(None, callable_=self.own)
+    def require_no_rows(self, value: object, *beside: object) -> None:
+        """Raise `BoundaryError` for an expression that reads rows but of `beside`."""
+        clause = getattr(value, "__clause_element__", lambda: value)()
+        if not isinstance(clause, sa.ClauseElement):
+            return
+        parts, tables = parts_of(clause), models_of(self.mixin)
+        named = {table for table in map(table_of, parts) if table in tables}
+        nested = any(isinstance(part, sa.SelectBase) for part in parts)
+        if named - {*beside} or (named and nested):
+            raise BoundaryError("rows that an expression reads here are not narrowed")
+        _refuse_names(parts, None, tables)
 
     def admit(self, state: orm.ORMExecuteState) -> None:
         """Refuse the statement that a listener was given, or leave it to the filter."""
@@ -55,53 +78,34 @@ class Boundary:
             return
         state.update_execution_options(_admitted=True)  # to synchronise, it asks again
         whole: Any = state.statement
-        tables = models_of(self.mixin)
-        parts = [*visitors.iterate(whole)]
-        rows = (part for part in parts if isinstance(part, sa.FromClause | sa.Column))
-        mapped = {hash(part) for part in rows if not _is_bare(part)}
-        for part in parts:
-            _refuse_part(part, whole, tables)
-            beside = _beside_classes(part, mapped) if mapped else ()
-            if any(_unaliased(table) in tables for table in beside):
+        is_write = isinstance(whole, sa.UpdateBase)
+        if not (is_write or isinstance(whole, _QUERIES)):
+            raise BoundaryError("not narrowed: send it in a select()")
+        given: Any = state.parameters or {}
+        rows = given if isinstance(given, list) else [given]
+        said = [*values_of(whole)] if is_write else []
+        sent = [*said, *chain(*(row.items() for row in rows))]
+        read = [value for _, value in sent if isinstance(value, sa.ClauseElement)]
+        parts, tables = parts_of(whole, *read), models_of(self.mixin)
+        _refuse_names(parts, whole, tables)
+        for criterion, named in chain(*map(criteria_of, parts)):
+            self.require_no_rows(criterion, *(tables if named is None else named))
+        froms = (part for part in parts if isinstance(part, sa.FromClause | sa.Column))
+        mapped = {hash(part) for part in froms if not _is_bare(part)}
+        for part in parts if mapped else ():
+            if any(unaliased(one) in tables for one in _beside_classes(part, mapped)):
                 raise BoundaryError("beside classes, a table or join is not narrowed")
-        if not isinstance(whole, sa.UpdateBase) or whole.table not in tables:
+        if not is_write or whole.table not in tables:
             return
-        values = [*_values(whole, state.parameters)]
-        self.require_own(*(value for key, value in values if key == self.column))
-        read = [value for _, value in values if isinstance(value, sa.ClauseElement)]
+        # Parameters may replace what the statement says.
+        known = [(key, ...) for key, _ in said] + sent[len(said) :] if given else said
+        self.require_own(*(value for key, value in known if key == self.column))
         read += vars(whole).get("_where_criteria", ()) if mapped else ()
         for part in _outermost(read):
             nested = isinstance(part, sa.SelectBase) and (state.is_insert or not mapped)
             other = getattr(part, "table", whole.table) != whole.table
-            if nested or (other and _unaliased(part.table) in tables):
+            if nested or (other and not state.is_insert and table_of(part) in tables):
                 raise BoundaryError("a write by other rows is not narrowed: read first")
-        if "_post_values_clause" in vars(whole):
-            narrow = partial(self._narrow, whole.table.c[self.column] == self.parameter)
-            stamps = {"on_conflict_do_update": narrow}
-            state.statement = visitors.cloned_traverse(whole, {}, stamps)
-
-    def _narrow(self, own: sa.ColumnElement[bool], upsert: sa.ClauseElement) -> None:
-        clause = vars(upsert)
-        nested = any(isinstance(p, sa.SelectBase) for p in visitors.iterate(upsert))
-        sets, where = clause["update_values_to_set"], clause["update_whereclause"]
-        if nested or self.column in {getattr(key, "key", key) for key in sets}:
-            raise BoundaryError(f"an upsert sets no {self.column}, nor by a query")
-        clause["update_whereclause"] = own if where is None else own & where
-
-
-def _values(whole: sa.UpdateBase, given: object) -> Iterator[tuple[object, Any]]:
-    """Yield what an INSERT or UPDATE gives its columns, wherever it is written."""
-    inside, columns = vars(whole), whole.table.c
-    if inside.get("_prefixes"):
-        raise BoundaryError("a prefix such as OR REPLACE can overwrite other rows")
-    yield from dict.fromkeys(inside.get("_select_names", ()), ...).items()
-    rows = [inside.get("_values", {}), *chain(*inside.get("_multi_values", ()))]
-    rows += given if isinstance(given, list) else [given or {}]
-    for row in rows:
-        pairs = row if isinstance(row, dict) else zip(columns, row, strict=False)
-        for key, value in dict(pairs).items():
-            known = isinstance(value, sa.BindParameter) and not value.required
-            yield getattr(key, "key", key), value.effective_value if known else value
 
 
 def _outermost(parts: list[Any]) -> Iterator[Any]:
@@ -111,17 +115,19 @@ def _outermost(parts: list[Any]) -> Iterator[Any]:
         parts += () if isinstance(part, sa.SelectBase) else part.get_children()
 
 
-def _refuse_part(part: object, whole: object, tables: Collection[sa.Table]) -> None:
-    words: list[str] = []
-    if isinstance(part, sa.TextClause):
-        words = re.findall(r"\w+", part.text)
-    elif isinstance(part, sa.TableClause) and part not in tables:
-        words = [part.name]
-    elif isinstance(part, sa.UpdateBase):
-        alone = part is whole and isinstance(part.table, sa.Table)
-        words = [] if alone else [str(vars(_unaliased(part.table)).get("name"))]
-    names = {table.name.casefold() for table in tables}
-    if names.intersection(word.casefold() for word in words):
+def _refuse_names(parts: list[Any], whole: object, of: dict[sa.Table, type]) -> None:
+    names = {table.name.casefold() for table in of}
+    if whole is None or any(table_of(part) in of for part in parts):
+        names.add("or")  # text has no parentheses, and a condition is put behind it
+    texts: list[str] = []
+    for part in parts:
+        texts += raw_sql(part)
+        if isinstance(part, sa.TableClause) and part not in of:
+            texts.append(part.name)
+        elif isinstance(part, sa.UpdateBase):
+            alone = part is whole and isinstance(part.table, sa.Table)
+            texts += [] if alone else [str(vars(unaliased(part.table)).get("name"))]
+    if names.intersection(re.findall(r"\w+", " ".join(texts).casefold())):
         raise BoundaryError("not narrowed: text, a made-up table, or a nested write")
 
 
@@ -142,9 +148,3 @@ def _beside_classes(part: object, mapped: set[int]) -> Iterator[object]:
 
 def _is_bare(part: object) -> bool:
     return not isinstance(part, Annotated)
-
-
-def _unaliased(table: object) -> object:
-    while isinstance(table, sa.Alias):
-        table = table.element
-    return table

@@ -21,9 +21,14 @@ from uuid import UUID
 from fastapi import Depends, Header, HTTPException
 from fastapi.requests import HTTPConnection
 
-from snippets.auth.current_user import get_auth_client, get_current_user
+from snippets.auth.current_user import CHALLENGE, get_auth_client, get_current_user
 from snippets.auth.tenancy import set_tenant
-from snippets.auth.token_auth import AuthClient, AuthUser, PermissionDeniedError
+from snippets.auth.token_auth import (
+    AuthClient,
+    AuthUser,
+    InvalidTokenError,
+    PermissionDeniedError,
+)
 
 
 class ActiveTenants:
@@ -51,13 +56,14 @@ class ActiveTenants:
         active, until = self._known.get(tenant, (False, 0.0))
         if tenant in self._known and self._clock() < until:
             return active
-        events, until = self._events, self._clock() + self._ttl
-        active = await self._load(tenant)
-        if events == self._events:  # or the answer may be older than an event
-            self._known.pop(tenant, None)
-            self._known[tenant] = active, until
-            if len(self._known) > self._size:
-                del self._known[next(iter(self._known))]
+        events = -1
+        while events != self._events:  # an answer may be older than an event
+            events, until = self._events, self._clock() + self._ttl
+            active = await self._load(tenant)
+        self._known.pop(tenant, None)
+        self._known[tenant] = active, until
+        if len(self._known) > self._size:
+            del self._known[next(iter(self._known))]
         return active
 
     def forget(self, tenant: UUID) -> None:
@@ -89,6 +95,9 @@ async def require_visible(
             answers[token, tenant] = True
         except PermissionDeniedError:
             answers[token, tenant] = False
+        except InvalidTokenError:
+            challenge = connection.scope.get(CHALLENGE, "APIKey")
+            raise InvalidTokenError(challenge) from None
     if not answers[token, tenant]:
         raise PermissionDeniedError("not permitted for this tenant")
 

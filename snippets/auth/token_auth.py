@@ -13,7 +13,7 @@ users are made up, so it runs nowhere else.
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 from uuid import UUID
 
@@ -73,7 +73,7 @@ class AuthUser(BaseModel):
 
     @property
     def access(self) -> AccessCheck:
-        """What the token allows."""
+        """What it allows; `my_tenant` is its own tenant, for whichever it acts."""
         tenant = str(self.tenant_uuid) if self.tenant_uuid else None
         return AccessCheck(self.auth_id, self.session_uuid, self.acl, tenant)
 
@@ -110,6 +110,20 @@ class FakeAuthClient:
         """Let the user's token act for its own tenant and for these."""
         visible = frozenset((user.tenant_uuid, None, *tenants))
         self._known[user.token.get_secret_value()] = user, visible
+
+    def add_persona(self, name: str, *acl: str, tenant: UUID | None = None) -> None:
+        """Let somebody be known for a day, whose id and token are the name."""
+        now = self._clock()
+        user = AuthUser(
+            token=SecretStr(name),
+            auth_id=name,
+            session_uuid=f"session-of-{name}",
+            issued_at=now,
+            expires_at=now + timedelta(days=1),
+            tenant_uuid=tenant,
+            acl=acl,
+        )
+        self.add(user)
 
     def revoke(self, token: str) -> None:
         """Forget a token."""

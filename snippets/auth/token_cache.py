@@ -3,11 +3,10 @@
 `TokenCache` is an `AuthClient` before another one. It keeps what that says of a token,
 and of a token with a tenant, for at most `ttl` and never beyond the token's end. What
 the token permits is decided anew each time, and an outage is not remembered. However
-many ask at once, one process asks once.
+many ask at once, one process asks once; while Redis is away, each call asks.
 
-After `revoke`, in no process is anybody told what was known of the token before, with
-whatever tenant, and who asked before cannot restore it: Redis must evict no keys. While
-Redis is away, each call asks the other client. No key and no value has a token.
+After `revoke`, no process tells anybody what was known of the token before, and who
+asked before cannot restore it: Redis must evict no keys. No key or value has a token.
 """
 
 import logging
@@ -16,12 +15,11 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import partial
 from hashlib import sha256
 from secrets import token_hex
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, SecretStr, ValidationError
+from pydantic import AwareDatetime, BaseModel, SecretStr, StrictBool, ValidationError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -40,7 +38,7 @@ _Answer = tuple[bytes | None, bytes]  # the mark, if Redis is there, and a `_Kno
 
 
 class _Known(BaseModel, frozen=True):
-    answer: AuthUser | bool  # false is a refusal
+    answer: AuthUser | StrictBool  # of a user or of a tenant; false is a refusal
     until: AwareDatetime
 
 
@@ -59,7 +57,7 @@ class TokenCache:
 
     async def get_user(self, token: str) -> AuthUser:
         """Return whose token it is."""
-        known = await self._known(token, "user", partial(self._ask_user, token))
+        known = await self._known(token)
         if not isinstance(known.answer, AuthUser):
             raise InvalidTokenError
         return known.answer.model_copy(update={"token": SecretStr(token)})
@@ -71,8 +69,7 @@ class TokenCache:
         user = await self.get_user(token)
         may = user.access.matches_required_access(scope)
         if may and tenant not in {None, user.tenant_uuid}:
-            ask = partial(self._ask_tenant, user, tenant)
-            may = bool((await self._known(token, str(tenant), ask)).answer)
+            may = bool((await self._known(token, user, tenant)).answer)
         if not may:
             raise PermissionDeniedError
 
@@ -82,19 +79,22 @@ class TokenCache:
         await self.redis().set(self._root(token), token_hex(8), px=2 * self.ttl)
 
     async def _known(
-        self, token: str, about: str, ask: Callable[[], Awaitable[_Known]]
+        self, token: str, user: AuthUser | None = None, tenant: UUID | None = None
     ) -> _Known:
         root = self._root(token)
-        key = f"{root}:{about}"
+        key = f"{root}:{tenant or 'user'}"
+        kind = bool if user else AuthUser
 
         async def find() -> _Answer:
             began = self.clock()
             mark, stored = await self._read(root, key) or (None, b"")  # no Redis
             old, _, payload = stored.partition(b"|")
             with suppress(ValidationError):
-                if old == mark and began < _Known.model_validate_json(payload).until:
+                kept = _Known.model_validate_json(payload)
+                fits = not kept.answer or isinstance(kept.answer, kind)
+                if old == mark and began < kept.until and fits:
                     return mark, payload
-            known = await ask()
+            known = await self._ask(token, user, tenant)
             now, payload = self.clock(), known.model_dump_json().encode()
             life = known.until - now
             is_in_time = now < began + self.ttl and life >= timedelta(milliseconds=1)
@@ -103,30 +103,31 @@ class TokenCache:
             return mark, payload
 
         (mark, payload), led = await self._flights.run(key, find)
-        if not led and (mark is None or [mark] != await self._read(root)):
-            _, payload = await find()  # it was revoked, perhaps before this call
+        if not led and [mark] != (now := await self._read(root)):
+            # It was revoked, perhaps before this call: share what is asked since then.
+            flight = (key, *now) if now else object()
+            (_, payload), _ = await self._flights.run(flight, find)
         return _Known.model_validate_json(payload)
 
     async def _read(self, *keys: str) -> list[bytes]:
         found = await _attempt(self.redis().mget(*keys))
         return [one or b"" for one in found] if isinstance(found, list) else []
 
-    async def _ask_user(self, token: str) -> _Known:
+    async def _ask(
+        self, token: str, user: AuthUser | None, tenant: UUID | None
+    ) -> _Known:
+        refused = PermissionDeniedError if user else InvalidTokenError
+        answer: AuthUser | bool = True
         try:
-            user = await self.client.get_user(token)
-        except InvalidTokenError:
+            if user is None:
+                user = answer = await self.client.get_user(token)
+            else:
+                await self.client.check(token, tenant=tenant)
+        except refused:
             return self._refusal()
-        return _Known(answer=user, until=self._until(user))  # JSON hides its token
-
-    async def _ask_tenant(self, user: AuthUser, tenant: UUID) -> _Known:
-        try:
-            await self.client.check(user.token.get_secret_value(), tenant=tenant)
-        except PermissionDeniedError:
-            return self._refusal()
-        return _Known(answer=True, until=self._until(user))
-
-    def _until(self, user: AuthUser) -> datetime:
-        return min(self.clock() + self.ttl, user.expires_at - self.skew)
+        end = max(user.expires_at, self.clock()) - self.skew
+        until = min(self.clock() + self.ttl, end)
+        return _Known(answer=answer, until=until)  # JSON hides a user's token
 
     def _refusal(self) -> _Known:
         now = until = self.clock()
@@ -138,7 +139,6 @@ class TokenCache:
         return _Known(answer=False, until=until)
 
     def _root(self, token: str) -> str:
-        # The braces keep all that is known of a token in one slot of a cluster.
         return f"{self.namespace}:{{{sha256(token.encode()).hexdigest()}}}"
 
 

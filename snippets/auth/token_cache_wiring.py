@@ -5,7 +5,9 @@ from contextlib import asynccontextmanager
 from typing import Annotated
 
 import httpx
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, SecretStr
 
 from snippets.auth.auth_service import AuthServiceClient
@@ -49,6 +51,13 @@ def create_app(
         user: Annotated[AuthUser, Depends(require_acl("users.{user_id}.read"))],
     ) -> dict[str, str]:
         return {"id": user_id, "asked_by": user.auth_id}
+
+    @app.exception_handler(RequestValidationError)
+    async def explain(_: Request, error: RequestValidationError) -> JSONResponse:
+        # Each error has what was sent, too, and that may be a token.
+        told = ("type", "loc", "msg")
+        detail = [{name: one[name] for name in told} for one in error.errors()]
+        return JSONResponse({"detail": detail}, status_code=422)
 
     @app.post(
         "/revocations",

@@ -10,12 +10,17 @@ from hypothesis import strategies as st
 
 from catalogue.plugin import Proof
 from snippets.auth import acl, acl_naive, acl_pattern
-from snippets.auth.acl import AccessCheck
+from snippets.auth.acl import LONGEST, AccessCheck
 from snippets.auth.acl_pattern import compile_pattern
 from tests.support import acl_reference
 from tests.support.steps import count_lines
 
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+unhurried = settings(
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=True,
+    database=None,
+)
 
 HARD_IDS = [
     "john.doe",
@@ -106,6 +111,14 @@ def test_wildcards_and_reserved_words_that_are_required_are_plain_text() -> None
     assert not ada("doc.*").matches_required_access("doc.#")
     assert ada("doc.*").matches_required_access("doc.*")
     assert ada("#").matches_required_access("doc.#")
+
+
+def test_required_text_that_is_very_long_is_denied() -> None:
+    check = AccessCheck("u1", "s1", ["#"])
+    assert check.matches_required_access("a" * LONGEST)
+    assert not check.matches_required_access("a" * (LONGEST + 1))
+    assert not check.may_add_access("a" * (LONGEST + 1))
+    assert not AccessCheck("u1", "s1", ["#", "!a"]).may_add_access("*" * 70_000)
 
 
 @pytest.mark.parametrize("char", ["\n", "\r\n", "\0", "\t", "\x7f", "\x85", "\x9f"])

@@ -12,7 +12,12 @@ from snippets.auth.acl_pattern import AnyText, compile_pattern
 from tests.support import acl_reference
 from tests.support.steps import count_lines
 
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+unhurried = settings(
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=True,
+    database=None,
+)
 
 NOBODY = {word: (word,) for word in ("me", "my_session", "my_tenant", "edit")}
 ADA = {**NOBODY, "me": ("me", "u1"), "edit": ("edit", "update")}

@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,8 +23,8 @@ from snippets.auth.token_auth import (
     PermissionDeniedError,
 )
 from tests.support.auth_service import ACME, GLOBEX, AuthService
+from tests.support.dead_ports import dead_port
 from tests.support.pools import serve
-from tests.support.redis_servers import free_port
 
 HIDDEN = "b0a1c2d3-secret-of-ada"
 PATIENCE = 60
@@ -198,6 +198,10 @@ def without(name: str) -> dict[str, Any]:
                 {"token": HIDDEN[:-1]},
                 {"auth_id": 7},
                 {"utc_expires_at": "soon"},
+                {"utc_expires_at": "9999-12-31T23:59:59-01:00"},
+                {"utc_issued_at": "0001-01-01T00:00:00+01:00"},
+                {"utc_expires_at": 1e18},
+                {"utc_expires_at": 1e400},
                 {"metadata": {"tenant_uuid": "acme"}},
             )
         ),
@@ -210,6 +214,19 @@ async def test_an_answer_that_makes_no_sense_is_no_answer(
     with pytest.raises(AuthUnavailableError) as caught:
         await client.get_user(HIDDEN)
     assert HIDDEN not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    "scope",
+    [f"users.{'a' * 70_000}.read", "users.\ud800.read", "\udfff", "\U0001f4de" * 9_000],
+)
+async def test_a_scope_that_fits_into_no_url_is_permitted_to_nobody(
+    client: AuthServiceClient, service: AuthService, scope: str
+) -> None:
+    service.log_in(HIDDEN, acl=["#"])
+    with pytest.raises(PermissionDeniedError):
+        await client.check(HIDDEN, scope=scope)
+    assert service.calls == 0
 
 
 async def test_times_are_in_utc_whether_they_have_an_offset_or_not(
@@ -274,6 +291,90 @@ async def test_a_service_that_does_not_answer_costs_one_time_limit(
     assert service.calls == 1
 
 
+@pytest.fixture
+async def wait(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], Awaitable[None]]:
+    """Let so many seconds pass for the loop, and for nobody else."""
+    loop = asyncio.get_running_loop()
+    now, passed = loop.time, [0.0]
+    monkeypatch.setattr(loop, "time", lambda: now() + sum(passed))
+
+    async def wait(seconds: float) -> None:
+        passed.append(seconds)
+        for _ in range(3):  # the loop calls what is due, and that cancels the task
+            await asyncio.sleep(0)
+
+    return wait
+
+
+@dataclass
+class Slow(httpx.AsyncBaseTransport):
+    """Waits for its limits: connects in vain, or connects and then answers late."""
+
+    wait: Callable[[float], Awaitable[None]]
+    connects_at: int
+    attempts: int = 0
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Let the time pass that the request gives."""
+        self.attempts += 1
+        limits = request.extensions["timeout"]
+        if self.attempts < self.connects_at:
+            await self.wait(limits["connect"])
+            raise httpx.ConnectTimeout("slow")
+        await self.wait(limits["read"] * 0.9)
+        return httpx.Response(204)
+
+
+async def test_a_connection_that_uses_up_its_share_of_the_time_is_tried_once_more(
+    wait: Callable[[float], Awaitable[None]],
+) -> None:
+    unlucky, lucky = Slow(wait, connects_at=9), Slow(wait, connects_at=1)
+    with pytest.raises(AuthUnavailableError) as caught:
+        await client_of(unlucky).check(HIDDEN)
+    assert isinstance(caught.value.__cause__, httpx.ConnectTimeout)
+    assert unlucky.attempts == 2
+    await client_of(lucky).check(HIDDEN)
+
+
+async def test_the_second_attempt_has_what_the_first_left_of_the_time(
+    wait: Callable[[float], Awaitable[None]],
+) -> None:
+    transport = Slow(wait, connects_at=2)
+    with pytest.raises(AuthUnavailableError) as caught:
+        await client_of(transport).check(HIDDEN)
+    assert isinstance(caught.value.__cause__, TimeoutError)
+    assert transport.attempts == 2
+
+
+@dataclass
+class Body(httpx.AsyncByteStream):
+    """A body that breaks off, or stops, after its first bytes."""
+
+    breaks: bool
+    is_closed: bool = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Yield once."""
+        yield b"{"
+        if self.breaks:
+            raise httpx.ReadError("reset")
+        await asyncio.Event().wait()
+
+    async def aclose(self) -> None:
+        """Be closed."""
+        self.is_closed = True
+
+
+@pytest.mark.parametrize("breaks", [True, False])
+async def test_an_answer_that_is_not_read_to_its_end_is_closed(*, breaks: bool) -> None:
+    body = Body(breaks)
+    transport = Transport([httpx.Response(200, stream=body)])
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(AuthUnavailableError):
+            await client_of(transport, PATIENCE if breaks else 0.05).get_user(HIDDEN)
+    assert body.is_closed
+
+
 async def test_a_body_that_never_ends_is_within_the_time_limit() -> None:
     async def drip() -> AsyncIterator[bytes]:
         while True:
@@ -290,7 +391,7 @@ async def test_each_wait_of_the_transport_is_limited_too() -> None:
     transport = Transport([httpx.Response(204)])
     await client_of(transport, timeout=1.5).check(HIDDEN)
     limits = transport.requests[0].extensions["timeout"]
-    assert limits == dict.fromkeys(("connect", "read", "write", "pool"), 1.5)
+    assert limits == {"connect": 0.5, "read": 1.5, "write": 1.5, "pool": 1.5}
 
 
 async def test_a_caller_who_goes_away_is_not_told_of_an_outage(
@@ -348,10 +449,11 @@ async def test_all_of_this_works_over_a_socket_and_no_log_has_the_token(
 
 
 async def test_a_service_that_is_gone_is_unavailable() -> None:
-    url = f"http://127.0.0.1:{free_port()}"
-    async with AuthServiceClient(url, timeout=PATIENCE) as client:
+    with dead_port() as port:
+        client = AuthServiceClient(f"http://127.0.0.1:{port}", timeout=PATIENCE)
         with pytest.raises(AuthUnavailableError) as caught:
-            await client.get_user(HIDDEN)
+            async with client:
+                await client.get_user(HIDDEN)
     assert isinstance(caught.value.__cause__, httpx.ConnectError)
     assert HIDDEN not in "".join(traceback.format_exception(caught.value))
 
@@ -359,9 +461,10 @@ async def test_a_service_that_is_gone_is_unavailable() -> None:
 async def test_the_environments_proxy_is_not_told_the_token(
     service: AuthService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ALL_PROXY", f"http://127.0.0.1:{free_port()}")
-    async with over_a_socket(service) as client:
-        assert (await client.get_user(HIDDEN)).auth_id == "ada"
+    with dead_port() as port:
+        monkeypatch.setenv("ALL_PROXY", f"http://127.0.0.1:{port}")
+        async with over_a_socket(service) as client:
+            assert (await client.get_user(HIDDEN)).auth_id == "ada"
 
 
 async def naive_status(http: httpx.AsyncClient, token: str = HIDDEN) -> int:
@@ -374,8 +477,9 @@ async def naive_status(http: httpx.AsyncClient, token: str = HIDDEN) -> int:
 async def test_the_naive_client_takes_a_refused_connection_for_a_bad_token(
     proof: Proof,
 ) -> None:
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{free_port()}") as http:
-        assert await naive_status(http) == 401
+    with dead_port() as port:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+            assert await naive_status(http) == 401
     proof.breaks("The connection is refused", "a valid token is told 401")
 
 

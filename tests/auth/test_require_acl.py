@@ -2,12 +2,19 @@
 
 import logging
 from collections.abc import AsyncIterator, MutableMapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import httpx
 import pytest
-from fastapi import APIRouter, Depends, FastAPI, WebSocket
+from fastapi import APIRouter, Depends, FastAPI, Path, WebSocket
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    PlainValidator,
+    StringConstraints,
+    WrapValidator,
+)
 
 from catalogue.plugin import Proof
 from snippets.auth import require_acl_naive
@@ -229,6 +236,56 @@ def test_text_that_the_handler_reads_otherwise_is_an_error_at_registration(
         return f"{user_id}{line}"
 
 
+TRANSFORMED: dict[str, Any] = {
+    "to lower case": Annotated[str, StringConstraints(to_lower=True)],
+    "to upper case": Annotated[str, StringConstraints(to_upper=True)],
+    "without spaces": Annotated[str, StringConstraints(strip_whitespace=True)],
+    "afterwards": Annotated[str, AfterValidator(str.lower)],
+    "before": Annotated[str, BeforeValidator(str.lower)],
+    "in between": Annotated[str, WrapValidator(lambda text, read: read(text)[:1])],
+    "wholly": Annotated[str, PlainValidator(str.lower)],
+    "with a condition": Annotated[str, Path(min_length=1), AfterValidator(str.lower)],
+    "to a choice": Literal["ada"],
+    "to nothing": str | None,
+}
+
+
+@pytest.mark.parametrize("way", TRANSFORMED)
+@pytest.mark.parametrize("form", ["{name}", "{name:str}", "{name:path}"])
+def test_text_that_is_transformed_is_an_error_at_registration(
+    app: FastAPI, way: str, form: str
+) -> None:
+    async def delete(name: str) -> str:
+        return name
+
+    delete.__annotations__["name"] = TRANSFORMED[way]
+    required = [Depends(require_acl("users.{name}.delete"))]
+    with pytest.raises(ValueError, match="convert 'name' in the path"):
+        app.add_api_route(f"/{form}", delete, methods=["DELETE"], dependencies=required)
+
+
+async def test_text_may_have_conditions_that_do_not_change_it(
+    app: FastAPI, http: httpx.AsyncClient, world: FakeWorld
+) -> None:
+    ways: list[Any] = [
+        Annotated[str, Path(min_length=1, max_length=9, pattern="^[A-Za-z]*$")],
+        Annotated[str, StringConstraints(min_length=1, pattern="^[A-Za-z]*$")],
+        Annotated[str, Path(title="a name"), "a note"],
+        str,
+    ]
+    world.log_in(HIDDEN, acl=["#", "!users.ada"])
+    for n, way in enumerate(ways):
+
+        async def show(name: str) -> str:
+            return name
+
+        show.__annotations__["name"] = way
+        required = [Depends(require_acl("users.{name}"))]
+        app.add_api_route(f"/{n}/{{name}}", show, dependencies=required)
+        assert await status(http, f"/{n}/ada") == 403
+        assert (await http.get(f"/{n}/ADA")).json() == "ADA"
+
+
 async def test_a_converted_parameter_is_what_the_handler_is_given(
     app: FastAPI, http: httpx.AsyncClient, world: FakeWorld
 ) -> None:
@@ -330,6 +387,23 @@ async def test_a_route_that_is_not_checked_at_registration_is_open_to_nobody(
             await http.get("/users", headers=HEADERS)
 
 
+@pytest.mark.parametrize("template", ["inc.{x}", "inc.{y}", "inc"])
+async def test_what_a_router_is_included_with_is_not_checked_and_lets_nobody_pass(
+    app: FastAPI, http: httpx.AsyncClient, world: FakeWorld, template: str
+) -> None:
+    world.log_in(HIDDEN, acl=["#", "!inc.7"])
+    router = APIRouter(route_class=AclRoute)
+
+    @router.get("/inc/{x}")
+    async def show(x: int) -> int:
+        return x
+
+    app.include_router(router, dependencies=[Depends(require_acl(template))])
+    for path in ("/inc/7", "/inc/007", "/inc/8"):
+        with pytest.raises(TypeError, match="require it on a route or router"):
+            await http.get(path)
+
+
 async def test_another_header_is_a_choice_of_the_service(
     app: FastAPI, http: httpx.AsyncClient, world: FakeWorld
 ) -> None:
@@ -385,6 +459,57 @@ async def test_a_websocket_is_refused_before_it_is_accepted(
     refusal, *_ = await connect(app, "/calls/8")
     assert refusal["type"] == "websocket.http.response.start"
     assert refusal["status"] == 403
+
+
+@pytest.mark.parametrize("included", [False, True])
+async def test_a_websocket_whose_text_the_handler_reads_otherwise_is_open_to_nobody(
+    app: FastAPI, world: FakeWorld, *, included: bool
+) -> None:
+    router = APIRouter() if included else app.router
+    required = [Depends(require_acl("calls.{call}"))]
+
+    @router.websocket("/calls/{call}", dependencies=required)
+    async def listen(websocket: WebSocket, call: int) -> None:
+        raise NotImplementedError
+
+    @router.websocket("/converted/{call:int}", dependencies=required)
+    async def convert(websocket: WebSocket, call: int) -> None:
+        await websocket.accept()
+        await websocket.send_text(f"{call}")
+
+    @router.websocket("/other/{number}", dependencies=required)
+    async def misspell(websocket: WebSocket, number: str) -> None:
+        raise NotImplementedError
+
+    if included:
+        app.include_router(router, prefix="/v1")
+    prefix = "/v1" if included else ""
+    world.log_in(HIDDEN, acl=["#", "!calls.7"])
+    for text in ("007", "7", "8"):
+        with pytest.raises(ValueError, match="convert 'call' in the path"):
+            await connect(app, f"{prefix}/calls/{text}")
+        with pytest.raises(ValueError, match="has no parameter 'call'"):
+            await connect(app, f"{prefix}/other/{text}")
+    for text in ("007", "7"):
+        refusal, *_ = await connect(app, f"{prefix}/converted/{text}")
+        assert refusal["status"] == 403
+    _, greeting = await connect(app, f"{prefix}/converted/8")
+    assert greeting["text"] == "8"
+
+
+async def test_a_websocket_of_a_router_that_is_included_with_a_requirement_is_checked(
+    app: FastAPI, world: FakeWorld
+) -> None:
+    router = APIRouter()
+
+    @router.websocket("/calls/{call}")
+    async def listen(websocket: WebSocket, call: int) -> None:
+        raise NotImplementedError
+
+    app.include_router(router, dependencies=[Depends(require_acl("calls.{call}"))])
+    world.log_in(HIDDEN, acl=["#", "!calls.7"])
+    with pytest.raises((ValueError, TypeError)):
+        await connect(app, "/calls/007")
 
 
 def add_naive_routes(app: FastAPI) -> None:

@@ -1,4 +1,4 @@
-"""PostgreSQL itself keeps tenants apart, whatever is sent, and says so if it cannot."""
+"""PostgreSQL itself keeps tenants apart, and says so if it cannot."""
 
 import uuid
 from collections.abc import AsyncIterator
@@ -261,6 +261,103 @@ async def test_a_table_without_its_policy_is_found_at_start(
             await connection.run_sync(require_policies, Base.metadata)
 
 
+WIDER = {
+    "another permissive policy": None,
+    "the restrictive one is gone": "DROP POLICY tenant_isolation ON users",
+    "it holds for one command": "DROP POLICY tenant_isolation ON users;"
+    "CREATE POLICY tenant_isolation ON users AS RESTRICTIVE FOR SELECT"
+    " USING (tenant_id = current_setting('app.tenant_id')::uuid)",
+    "it holds for one role": "ALTER POLICY tenant_isolation ON users TO CURRENT_USER",
+    "it lets all be shown": "ALTER POLICY tenant_isolation ON users USING (true)",
+    "it lets all be written": "ALTER POLICY tenant_isolation ON users"
+    " WITH CHECK (true)",
+    "it is permissive": "DROP POLICY tenant_isolation ON users;"
+    "CREATE POLICY tenant_isolation ON users"
+    " USING (tenant_id = current_setting('app.tenant_id')::uuid)"
+    " WITH CHECK (tenant_id = current_setting('app.tenant_id')::uuid)",
+}
+
+
+@postgresql
+@pytest.mark.parametrize("how", WIDER)
+async def test_a_policy_that_shows_more_shows_nothing_or_is_found_at_start(
+    service: AsyncEngine, how: str
+) -> None:
+    async with service.begin() as connection:
+        await connection.execute(text("CREATE POLICY helpdesk ON users USING (true)"))
+        change = WIDER[how]
+        for statement in change.split(";") if change else ():
+            await connection.execute(text(statement))
+        if change is None:
+            await connection.run_sync(require_policies, Base.metadata)
+        else:
+            with pytest.raises(UnprotectedError, match="users"):
+                await connection.run_sync(require_policies, Base.metadata)
+    if change is None:
+        with set_tenant(A):
+            assert await names(service) == ["a"]
+
+
+@postgresql
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+async def test_a_setting_that_text_left_in_a_connection_is_not_in_force_in_the_next(
+    service: AsyncEngine, end: str
+) -> None:
+    left = text(f"SET app.tenant_id = '{B}'")
+    with set_tenant(A):
+        async with service.connect() as connection:
+            await connection.execute(left)
+            await getattr(connection, end)()
+    with pytest.raises(DBAPIError, match=REFUSED):
+        await names(service)
+    with bypass_tenancy(), pytest.raises(DBAPIError, match=REFUSED):
+        await names(service)
+    with set_tenant(A):
+        assert await names(service) == ["a"]
+
+
+@postgresql
+@pytest.mark.parametrize(
+    "change", ["SET LOCAL app.tenant_id = '{b}'", "SET app.tenant_id = '{b}'"]
+)
+async def test_text_that_sets_the_setting_is_believed_until_the_transaction_ends(
+    service: AsyncEngine, change: str
+) -> None:
+    with set_tenant(A):
+        async with service.connect() as connection:
+            await connection.execute(text(change.format(b=B)))
+            assert (await connection.scalars(text(NAMES))).all() == ["b"]
+        assert await names(service) == ["a"]
+
+
+@postgresql
+async def test_truncate_is_held_back_by_a_missing_privilege_alone(
+    service: AsyncEngine, database_url: str
+) -> None:
+    truncate = text("TRUNCATE users CASCADE")
+    count = text("SELECT count(*) FROM users")
+    admin = create_async_engine(database_url, poolclass=NullPool)
+    async with role(database_url) as url:
+        name = make_url(url).username
+        async with admin.begin() as connection:
+            granted = "GRANT SELECT, INSERT, UPDATE, DELETE ON users TO"
+            await connection.execute(text(f"{granted} {name}"))
+        other = create_async_engine(url, poolclass=NullPool)
+        tell_tenant(other)
+        with set_tenant(A):
+            assert await names(other) == ["a"]
+            with pytest.raises(DBAPIError, match="permission denied"):
+                async with other.begin() as connection:
+                    await connection.execute(truncate)
+        await other.dispose()
+    with set_tenant(A):
+        async with service.begin() as connection:
+            await connection.execute(truncate)
+    async with admin.connect() as connection:
+        assert await connection.scalar(count) == 0
+    await admin.dispose()
+
+
 PROTECTED = """
 SELECT relname, relforcerowsecurity
 FROM pg_class JOIN pg_policy ON polrelid = pg_class.oid
@@ -282,7 +379,9 @@ async def test_names_of_tables_and_schemas_are_quoted_whatever_they_hold(
         await connection.run_sync(metadata.create_all)
         await connection.run_sync(create_policies, metadata)
         found = await connection.execute(text(PROTECTED), {"schema": schema})
-        assert found.all() == [(name, True)]
+        assert found.all() == [(name, True)] * 2
+        with pytest.raises(UnprotectedError):  # by its role alone: it finds the table
+            await connection.run_sync(require_policies, metadata)
         assert await connection.scalar(text("SELECT count(*) FROM users")) == 2
         moved = {"schema_translate_map": {None: schema}}
         bare = sa.Table(name, sa.MetaData(), sa.Column("tenant_id", sa.Uuid))
@@ -305,7 +404,7 @@ async def test_it_costs_a_statement_per_transaction(
     with count_sql(service) as without:
         async with service.begin() as connection:
             await connection.execute(text("SELECT 1"))
-    assert without.total == 1
+    assert without.total == 2
     proof.cost("a transaction with two queries", statements=sent.total)
 
 
@@ -338,7 +437,7 @@ async def test_the_naive_version_leaves_the_tenant_to_the_next_and_all_to_the_ow
 
 def test_the_statements_of_a_migration_cover_the_tables_with_a_tenant_alone() -> None:
     statements = [*policies(Base.metadata)]
-    assert len(statements) == 6
+    assert len(statements) == 8
     assert {
         one.split(" TABLE ")[-1].split()[0] for one in statements if "FORCE" in one
     } == {

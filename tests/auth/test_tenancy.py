@@ -28,7 +28,7 @@ from snippets.auth.tenancy_naive import NaiveRepository, NaiveTenantMixin, tenan
 from snippets.auth.tenant_boundary import BoundaryError
 from snippets.database.async_session import create_engine_and_sessions, session_scope
 from tests.support.counters import count_sql
-from tests.support.tenants import A, B, Call, Extension, Tenants, User, tenants
+from tests.support.tenants import A, B, Base, Call, Extension, Tenants, User, tenants
 
 
 @pytest.fixture
@@ -160,6 +160,69 @@ async def test_a_row_of_another_tenant_in_the_session_is_not_written(
         select(User.tenant_id, User.desk).where(User.id == 2)
     )
     assert rows == [(B, "")]
+
+
+@pytest.mark.parametrize("how", ["loaded in part", "expired", "expired in part"])
+async def test_a_row_whose_tenant_is_not_loaded_is_not_taken_over(
+    platform: Tenants, how: str
+) -> None:
+    async with platform.sessions() as session:
+        with bypass_tenancy():
+            columns = (
+                [User.id] if how == "loaded in part" else [User.id, User.tenant_id]
+            )
+            query = select(User).where(User.id == 2).options(orm.load_only(*columns))
+            other = (await session.scalars(query)).one()
+            if how != "loaded in part":
+                session.expire(other, ["tenant_id"] if "part" in how else None)
+        with set_tenant(A), count_sql(platform.engine) as sent:
+            other.tenant_id = A
+            with pytest.raises(BoundaryError):
+                await session.flush()
+            assert not [text for text in sent.texts if "UPDATE" in text]
+
+
+async def test_an_own_row_that_is_loaded_in_part_is_written(platform: Tenants) -> None:
+    async with platform.sessions() as session:
+        with set_tenant(A):
+            query = select(User).options(orm.load_only(User.name))
+            (await session.scalars(query)).one().desk = "x"
+            await session.flush()
+            assert await session.scalar(select(User.desk)) == "x"
+
+
+USERS = Base.metadata.tables["users"]
+EXPRESSIONS: dict[str, Any] = {
+    "a query": select(sa.func.max(User.name)).scalar_subquery(),
+    "a query of the table": select(sa.func.max(USERS.c.name)).scalar_subquery(),
+    "another row": Extension.number,
+    "text": sa.text("(SELECT max(name) FROM users)"),
+    "a literal column": sa.literal_column("(SELECT max(name) FROM users)"),
+}
+
+
+@pytest.mark.parametrize("way", EXPRESSIONS)
+@pytest.mark.parametrize("model", [User, Call])
+async def test_a_flush_reads_no_row_of_another_tenant(
+    platform: Tenants, way: str, model: type[User | Call]
+) -> None:
+    async with platform.sessions() as session:
+        with set_tenant(A), count_sql(platform.engine) as sent:
+            row = await session.get_one(model, 1)
+            setattr(row, "desk" if model is User else "user_id", EXPRESSIONS[way])
+            with pytest.raises(BoundaryError):
+                await session.flush()
+            assert sent.total == 1
+
+
+async def test_a_flush_sends_an_expression_of_the_row_itself(platform: Tenants) -> None:
+    expression: Any = User.name + "!"
+    async with platform.sessions() as session:
+        with set_tenant(A):
+            user = await session.get_one(User, 1)
+            user.desk = expression
+            await session.flush()
+            assert await session.scalar(select(User.desk)) == "a!"
 
 
 async def test_a_new_row_of_another_tenant_is_not_written(platform: Tenants) -> None:
@@ -301,6 +364,34 @@ async def test_a_constraint_that_crosses_tenants_is_found_at_start(
     with pytest.raises(TypeError, match=message):
         check_tables(mixin)
     assert len(kept) == 2
+
+
+MAPPED: dict[str, Callable[[sa.Table, sa.Table], sa.ColumnElement[Any]]] = {
+    "a query of another table": lambda owners, _: select(
+        sa.func.max(owners.c.id)
+    ).scalar_subquery(),
+    "a query of its own": lambda _, owned: select(
+        sa.func.max(owned.alias().c.id)
+    ).scalar_subquery(),
+    "a column of another table": lambda owners, _: owners.c.id + 0,
+    "a literal column": lambda *_: sa.literal_column("(SELECT max(id) FROM owners)"),
+}
+
+
+@pytest.mark.parametrize("way", MAPPED)
+@pytest.mark.parametrize("deferred", [True, False])
+async def test_a_mapped_expression_that_reads_other_rows_is_found_at_start(
+    way: str, *, deferred: bool
+) -> None:
+    mixin, metadata, (_, owned) = local_models(pair())
+    owners, table = metadata.tables["owners"], metadata.tables["owned"]
+    mapper: orm.Mapper[Any] = orm.class_mapper(owned)
+    mapper.add_property("next", orm.column_property(table.c.id + 1))
+    check_tables(mixin)
+    other = orm.column_property(MAPPED[way](owners, table), deferred=deferred)
+    mapper.add_property("other", other)
+    with pytest.raises(BoundaryError, match="not narrowed"):
+        check_tables(mixin)
 
 
 async def test_constraints_that_keep_to_the_tenant_are_accepted() -> None:

@@ -19,6 +19,7 @@ from sqlalchemy.orm import (
     immediateload,
     joinedload,
     lazyload,
+    load_only,
     selectinload,
     subqueryload,
 )
@@ -283,7 +284,7 @@ GETS: dict[str, Callable[[AsyncSession, int], Awaitable[User | None]]] = {
 }
 
 
-@pytest.mark.parametrize("held", ["nothing", "everything"])
+@pytest.mark.parametrize("held", ["nothing", "everything", "without the tenant"])
 async def test_get_returns_the_rows_of_its_tenant_alone_whatever_the_session_holds(
     platform: Tenants, held: str
 ) -> None:
@@ -295,10 +296,12 @@ async def test_get_returns_the_rows_of_its_tenant_alone_whatever_the_session_hol
             get: Callable[[AsyncSession, int], Awaitable[User | None]] = get,
         ) -> set[str]:
             with bypass_tenancy():
-                query = select(User).where(sa.literal(held == "everything"))
+                query = select(User).where(sa.literal(held != "nothing"))
+                if held == "without the tenant":
+                    query = query.options(load_only(User.name))
                 kept = (await session.scalars(query)).all()
             found = [await get(session, n) for n in (1, 2)]
-            assert len(kept) == (2 if held == "everything" else 0)
+            assert len(kept) == (0 if held == "nothing" else 2)
             return owners(user for user in found if user)
 
         seen[way] = await in_each_scope(platform.sessions, ask)
@@ -342,6 +345,23 @@ async def test_a_relationship_does_not_lead_to_a_row_of_another_tenant(
                 for extension in await user.awaitable_attrs.forwarded
             ]
             return owners(row for row in (*users, *extensions) if row)
+
+        found[way] = await in_each_scope(platform.sessions, ask)
+    assert found == dict.fromkeys(EAGER, SEEN | {"A": set(), "B": set()})
+
+
+async def test_a_relationship_through_a_tenants_table_leads_to_no_other_tenants_row(
+    platform: Tenants,
+) -> None:
+    found = {}
+    for way, load in EAGER.items():
+
+        async def ask(
+            session: AsyncSession, load: Callable[[Any], ORMOption] = load
+        ) -> set[str]:
+            users = await session.scalars(select(User).options(load(User.reached)))
+            reached = [await user.awaitable_attrs.reached for user in users.unique()]
+            return owners(other for others in reached for other in others)
 
         found[way] = await in_each_scope(platform.sessions, ask)
     assert found == dict.fromkeys(EAGER, SEEN | {"A": set(), "B": set()})
@@ -608,6 +628,25 @@ async def test_an_upsert_overwrites_no_row_of_another_tenant(
 
     seen = await in_each_scope(platform.sessions, ask)
     assert seen == SEEN | {"all": "refused"}
+
+
+@pytest.mark.parametrize("target", [User, USERS])
+async def test_an_upsert_compares_with_the_rows_of_its_tenant_alone(
+    platform: Tenants, target: type[User] | sa.Table
+) -> None:
+    names = ALIAS.name if target is User else TABLE_ALIAS.c.name
+    greatest = select(func.max(names)).scalar_subquery()
+    real = platform.engine.dialect.name == "postgresql"
+    upsert = (postgresql.insert if real else sqlite.insert)(target)
+    upsert = upsert.values(id=1, name="a").on_conflict_do_update(
+        index_elements=["id"],
+        set_={"desk": "changed"},
+        where=USERS.c.name == greatest,
+    )
+    async with platform.sessions() as session:
+        with set_tenant(A):
+            await session.execute(upsert)
+            assert await session.scalar(select(User.desk)) == "changed"
 
 
 async def test_a_key_of_another_tenant_is_not_taken_over(platform: Tenants) -> None:

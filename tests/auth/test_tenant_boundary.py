@@ -8,12 +8,23 @@ import sqlalchemy as sa
 from sqlalchemy import func, select
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import InvalidRequestError
-from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import aliased, join
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    Session,
+    aliased,
+    join,
+    joinedload,
+    mapped_column,
+    selectinload,
+    with_expression,
+    with_loader_criteria,
+)
 
 from catalogue.plugin import Proof
 from snippets.auth.tenancy import bypass_tenancy, set_tenant
-from snippets.auth.tenant_boundary import BoundaryError
+from snippets.auth.tenant_boundary import Boundary, BoundaryError
 from snippets.auth.tenant_boundary_naive import require_condition
 from tests.support.counters import count_sql
 from tests.support.tenants import A, B, Base, Call, Extension, Tenants, User, tenants
@@ -23,6 +34,11 @@ EXTENSIONS = Base.metadata.tables["extensions"]
 ALIAS = aliased(User)
 TABLE_ALIAS: Any = USERS.alias()
 GREATEST = select(func.max(ALIAS.name)).scalar_subquery()
+GREATEST_OF_TABLE = select(func.max(TABLE_ALIAS.c.name)).scalar_subquery()
+GREATEST_AS_TEXT: sa.ColumnClause[str] = sa.literal_column(
+    "(SELECT max(name) FROM users)", sa.String
+)
+ROWS = sa.values(sa.column("x", sa.String), name="v")
 NEW = {"id": 9, "name": "x"}
 
 
@@ -43,6 +59,78 @@ TEXTS: dict[str, sa.Executable] = {
     "text as a table": select(sa.column("id")).select_from(sa.text("users")),
     "text as a condition": select(Call.id).where(
         sa.text("id IN (SELECT id FROM users)")
+    ),
+    "a literal column": select(GREATEST_AS_TEXT),
+    "a literal column beside a class": select(User.name, GREATEST_AS_TEXT),
+    "a literal column as a condition": select(Call.id).where(
+        sa.literal_column("id IN (SELECT id FROM users)")
+    ),
+    "a literal column in an order": select(Call.id).order_by(GREATEST_AS_TEXT),
+    "a prefix": select(Call.id).prefix_with("(SELECT max(name) FROM users),"),
+    "a suffix": select(Call.id).suffix_with("UNION SELECT id FROM users"),
+    "a suffix of a CTE": select(
+        select(Call.id).cte().suffix_with("UNION SELECT id FROM users").c.id
+    ),
+    "a hint": select(Call.id).with_hint(Call, "JOIN users"),
+    "a hint of the statement": select(Call.id).with_statement_hint(
+        "UNION SELECT id FROM users"
+    ),
+    "a hint of a write": sa.update(Call).values(user_id=1).with_hint("FROM users"),
+}
+
+# The condition of the filter is put behind these, and AND binds closer than OR.
+EITHER: dict[str, sa.Executable] = {
+    "WHERE": select(User.name).where(sa.text("id > 0 OR desk = ''")),
+    "WHERE, lower case": select(User.name).where(sa.text("id > 0 or desk = ''")),
+    "WHERE of a table": select(USERS.c.name).where(sa.text("id > 0 OR desk = ''")),
+    "WHERE, literal": select(User.name).where(
+        sa.literal_column("id > 0 OR desk = ''", sa.Boolean)
+    ),
+    "ON": select(User.name, Extension.id).join(Extension, sa.text("1=1 OR 1=0")),
+    "update": sa.update(User).values(desk="x").where(sa.text("id > 0 OR desk = ''")),
+    "update of a table": sa.update(USERS)
+    .values(desk="x")
+    .where(sa.text("id > 0 OR desk = ''")),
+    "delete": sa.delete(Extension).where(sa.text("id > 0 OR number = ''")),
+    "relationship": select(User.name, Extension.id).join(
+        User.extensions.and_(sa.text("1=0 OR 1=1"))
+    ),
+    "relationship of a class without tenant": select(Call).options(
+        joinedload(Call.user.and_(sa.text("1=1 OR 1=0")))
+    ),
+    "eager load": select(User).options(
+        selectinload(User.forwarded.and_(sa.text("1=1 OR 1=0")))
+    ),
+    "criteria for a class": select(User.name).options(
+        with_loader_criteria(User, sa.literal_column("1=1 OR 1=0", sa.Boolean))
+    ),
+}
+
+ALONE: dict[str, Any] = {
+    "a function of a class": func.max(User.name),
+    "a function of a table": func.count(USERS.c.id),
+    "a function of a query": func.coalesce(
+        select(func.max(User.name)).scalar_subquery()
+    ),
+    "a table to drop": sa.schema.DropTable(EXTENSIONS),
+}
+
+NOWHERE: dict[str, sa.Executable] = {
+    "among the rows of VALUES": select(ROWS.data([(GREATEST,)])),
+    "of a table, among the rows of VALUES": select(ROWS.data([(GREATEST_OF_TABLE,)])),
+    "text among the rows of VALUES": select(ROWS.data([(GREATEST_AS_TEXT,)])),
+    "a relationship's criterion by a query": select(User.name).join(
+        User.extensions.and_(GREATEST_OF_TABLE == "b")
+    ),
+    "an eager load's criterion by a query": select(User).options(
+        joinedload(User.forwarded.and_(GREATEST_OF_TABLE == "b"))
+    ),
+    "with_expression": select(Call).options(with_expression(Call.note, GREATEST)),
+    "with_expression of a table": select(Call).options(
+        with_expression(Call.note, GREATEST_OF_TABLE)
+    ),
+    "with_expression of another class": select(Call).options(
+        with_expression(Call.note, User.name)
     ),
 }
 
@@ -108,10 +196,20 @@ WRITES: dict[str, sa.Executable] = {
     "an upsert by a query": postgresql.insert(User)
     .values(NEW)
     .on_conflict_do_update(index_elements=["id"], set_={"desk": GREATEST}),
-    "an upsert if a query says so": postgresql.insert(User)
+    "a new row by a literal column": sa.insert(User).values(
+        id=9, name=GREATEST_AS_TEXT
+    ),
+    "new rows by a literal column": sa.insert(Call).values(
+        [{"id": 9, "user_id": GREATEST_AS_TEXT}]
+    ),
+    "a literal column": sa.update(User).values(desk=GREATEST_AS_TEXT),
+    "an upsert by a literal column": postgresql.insert(User)
+    .values(NEW)
+    .on_conflict_do_update(index_elements=["id"], set_={"desk": GREATEST_AS_TEXT}),
+    "an upsert if a literal column says so": postgresql.insert(User)
     .values(NEW)
     .on_conflict_do_update(
-        index_elements=["id"], set_={"desk": "x"}, where=USERS.c.name == GREATEST
+        index_elements=["id"], set_={"desk": "x"}, where=GREATEST_AS_TEXT == "b"
     ),
 }
 
@@ -137,8 +235,8 @@ MOVES: dict[str, sa.Executable] = {
 
 @pytest.mark.parametrize(
     "ways",
-    [TEXTS, COPIES, BESIDE, WRITES, MOVES],
-    ids=["text", "copy", "beside", "write", "move"],
+    [TEXTS, EITHER, ALONE, NOWHERE, COPIES, BESIDE, WRITES, MOVES],
+    ids=["text", "either", "alone", "nowhere", "copy", "beside", "write", "move"],
 )
 async def test_what_cannot_be_narrowed_is_not_sent(
     platform: Tenants, ways: dict[str, sa.Executable]
@@ -154,6 +252,56 @@ async def test_what_cannot_be_narrowed_is_not_sent(
                 else:
                     sent.append(way)
     assert not sent
+
+
+GIVEN: dict[str, tuple[sa.Executable, dict[str, object]]] = {
+    "a named parameter of a new row": (
+        sa.insert(User).values(**NEW, tenant_id=sa.bindparam("it", A)),
+        {"it": B},
+    ),
+    "a named parameter of an update": (
+        sa.update(User).values(tenant_id=sa.bindparam("it", A)),
+        {"it": B},
+    ),
+    "a named parameter of an update of the table": (
+        sa.update(USERS).values(tenant_id=sa.bindparam("it", A)),
+        {"it": B},
+    ),
+    "a literal": (
+        sa.update(User).values(tenant_id=sa.literal(A, sa.Uuid)),
+        {"param_1": B},
+    ),
+    "rows of the table": (
+        sa.insert(USERS).values([{**NEW, "tenant_id": A}, {**NEW, "tenant_id": A}]),
+        {"tenant_id_m0": B, "tenant_id_m1": B},
+    ),
+    "a literal column, by key": (
+        sa.update(User),
+        {"id": 1, "desk": GREATEST_AS_TEXT},
+    ),
+}
+
+
+@pytest.mark.parametrize("way", GIVEN)
+async def test_a_parameter_replaces_nothing_that_the_boundary_has_judged(
+    platform: Tenants, way: str
+) -> None:
+    async with platform.sessions() as session:
+        with set_tenant(A), count_sql(platform.engine) as sent:
+            with pytest.raises(BoundaryError):
+                await session.execute(*GIVEN[way])
+            assert sent.total == 0
+
+
+@pytest.mark.parametrize("target", [User, USERS])
+async def test_a_parameter_does_not_replace_the_tenant_of_the_filter(
+    platform: Tenants, target: type[User] | sa.Table
+) -> None:
+    guesses = [f"{name}_{n}" for name in ("param", "tenant_id", "own") for n in (1, 2)]
+    async with platform.sessions() as session:
+        with set_tenant(A):
+            found = await session.execute(select(target), dict.fromkeys(guesses, B))
+            assert [row[0] for row in found] in ([1], [await session.get(User, 1)])
 
 
 @pytest.mark.parametrize("target", [User, USERS])
@@ -209,6 +357,7 @@ async def test_the_legacy_bulk_methods_are_refused(platform: Tenants) -> None:
 async def test_within_bypass_what_is_refused_is_sent(platform: Tenants) -> None:
     async with platform.sessions() as session:
         with bypass_tenancy():
+            assert await session.scalar(ALONE["a function of a class"]) == "b"
             for way in ("text", "instances from text", "text as a condition"):
                 await session.execute(TEXTS[way])
             for way in ("a table beside its class", "orm.join"):
@@ -221,8 +370,72 @@ async def test_text_that_names_no_such_table_is_sent(platform: Tenants) -> None:
     async with platform.sessions() as session:
         with set_tenant(A):
             assert await session.scalar(sa.text("SELECT count(*) FROM calls")) == 2
+            either = select(Call.id).where(sa.text("id = 2 OR user_id = 2"))
+            assert (await session.scalars(either)).all() == [2]
             query = select(User.id).where(sa.text("desk = ''"))
             assert (await session.scalars(query)).all() == [1]
+
+
+async def test_expressions_of_the_same_row_and_criteria_without_text_are_sent(
+    platform: Tenants,
+) -> None:
+    loud = select(User).options(with_expression(User.note, User.name + "!"))
+    joined = select(User.name).join(User.extensions.and_(Extension.number == "1001"))
+    either = select(User.id).where(sa.or_(sa.text("id > 0"), User.desk == ""))
+    rows: sa.Select[Any] = select(ROWS.data([("a",)]).cte())
+    lazy = sa.lambda_stmt(lambda: select(User.name))
+    async with platform.sessions() as session:
+        with set_tenant(A):
+            assert [one.note for one in await session.scalars(loud)] == ["a!"]
+            for query in (joined, rows, lazy):
+                assert (await session.scalars(query)).all() == ["a"]
+            assert (await session.scalars(either)).all() == [1]
+
+
+async def test_a_write_to_a_table_without_tenant_reads_the_tenants_rows(
+    platform: Tenants,
+) -> None:
+    """The rows that it changes are asked for first, to synchronise the session."""
+    delete = sa.delete(Call).where(Call.id.in_(select(User.id)))
+    async with platform.sessions() as session:
+        with set_tenant(A):
+            for how in ("fetch", "evaluate", False):
+                options = {"synchronize_session": how}
+                if how != "evaluate":  # which a query in the condition excludes
+                    await session.execute(delete, execution_options=options)
+            assert (await session.scalars(select(Call.id))).all() == [2]
+
+
+class LocalBase(DeclarativeBase):
+    """The tables of another schema of names."""
+
+
+class LocalMixin:
+    """Who pays."""
+
+    payer: Mapped[str]
+
+
+class Invoice(LocalMixin, LocalBase):
+    """What somebody pays, in a table whose name is in two cases."""
+
+    __tablename__ = "Invoices"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+async def test_a_name_in_mixed_case_is_found_in_any(engine: AsyncEngine) -> None:
+    boundary = Boundary(LocalMixin, "payer", lambda: "acme")
+    assert Invoice.__tablename__ == "Invoices"
+
+    class Bounded(Session):
+        """A session of this test."""
+
+    sa.event.listen(Bounded, "do_orm_execute", boundary.admit)
+    async with AsyncSession(engine, sync_session_class=Bounded) as session:
+        for text in ('TABLE "Invoices"', "TABLE invoices", "TABLE INVOICES"):
+            with pytest.raises(BoundaryError):
+                await session.execute(sa.text(text))
 
 
 async def test_what_is_overlooked_is_what_the_modules_say(platform: Tenants) -> None:

@@ -21,7 +21,11 @@ from starlette.types import Message
 
 from catalogue.plugin import Proof
 from snippets.auth import tenant_resolution_naive as naive
-from snippets.auth.current_user import get_auth_client, get_current_user
+from snippets.auth.current_user import (
+    TokenAuth,
+    get_auth_client,
+    get_current_user,
+)
 from snippets.auth.tenancy import NoTenantError, current_tenant, set_tenant
 from snippets.auth.tenant_resolution import (
     ActiveTenants,
@@ -52,9 +56,14 @@ class Service:
     app: FastAPI = field(default_factory=FastAPI)
 
     def __post_init__(self) -> None:
-        """Let Ada's token be ACME's and see GLOBEX; Bob's is GLOBEX's alone."""
+        """Let Ada's token be ACME's and see GLOBEX; Bob's is GLOBEX's alone.
+
+        Eve's sees ACME and STRANGER, and Carl's none of them.
+        """
         self.world.log_in("ada", "ada", tenants=(ACME, GLOBEX), life=LONG)
         self.world.log_in("bob", "bob", tenants=(GLOBEX,), life=LONG)
+        self.world.log_in("eve", "eve", tenants=(ACME, STRANGER), life=LONG)
+        self.world.log_in("carl", "carl", tenants=(NOBODY,), life=LONG)
         self.active = ActiveTenants(self.load, size=2, clock=lambda: self.time)
         self.app.state.auth_client = self.world.client
         self.app.state.active_tenants = self.active
@@ -163,12 +172,13 @@ async def many(
     client: Annotated[AuthClient, Depends(get_auth_client)],
     user: Annotated[AuthUser, Depends(get_current_user)],
 ) -> None:
-    bob = await client.get_user("bob")
+    eve, carl = await client.get_user("eve"), await client.get_user("carl")
     for _ in range(3):
         await require_visible(connection, client, user, UUID(GLOBEX))
-        for tenant in (ACME, STRANGER):
+        await require_visible(connection, client, eve, UUID(STRANGER))
+        for caller, tenant in ((carl, GLOBEX), (carl, STRANGER), (user, STRANGER)):
             with pytest.raises(PermissionDeniedError):
-                await require_visible(connection, client, bob, UUID(tenant))
+                await require_visible(connection, client, caller, UUID(tenant))
 
 
 @router.websocket("/calls", dependencies=GIVEN)
@@ -397,7 +407,7 @@ async def test_without_an_event_a_tenant_is_refused_after_the_time_to_live(
     assert not await service.active.is_active(UUID(ACME))
 
 
-async def test_an_answer_that_is_older_than_an_event_is_not_remembered() -> None:
+async def test_nobody_goes_by_an_answer_that_is_older_than_an_event() -> None:
     asked, may_answer = asyncio.Event(), asyncio.Event()
     answers = [True, False]
 
@@ -412,7 +422,8 @@ async def test_an_answer_that_is_older_than_an_event_is_not_remembered() -> None
     await asked.wait()
     active.forget(UUID(ACME))
     may_answer.set()
-    assert await before
+    assert not await before
+    assert not answers
     assert not await active.is_active(UUID(ACME))
 
 
@@ -442,9 +453,45 @@ async def test_visible_tenants_are_asked_for_once_per_request_for_each_token(
     service: Service, proof: Proof
 ) -> None:
     assert (await service.ask(path="/many")).status_code == 200
-    # One of the calls told who Ada is, and one who Bob is.
-    assert service.world.calls - 2 == 3
-    proof.cost("three tenants of two tokens, each checked three times", auth_calls=3)
+    # Three of the calls told who Ada, Eve and Carl are.
+    assert service.world.calls - 3 == 5
+    proof.cost("five pairs of token and tenant, each checked thrice", auth_calls=5)
+
+
+@pytest.mark.parametrize(
+    ("header", "challenge"), [("Authorization", "Bearer"), ("X-Auth-Token", "APIKey")]
+)
+async def test_a_token_that_ends_while_a_tenant_is_asked_about_is_told_how_to_log_in(
+    service: Service, header: str, challenge: str
+) -> None:
+    world = service.world
+
+    class Ending:
+        """A client whose tokens end as soon as it is known whose they are."""
+
+        async def get_user(self, token: str) -> AuthUser:
+            """Return the user, and log it out."""
+            user = await world.client.get_user(token)
+            world.revoke(token)
+            return user
+
+        check = world.client.check
+
+    service.app.state.auth_client = Ending()
+    auth = TokenAuth(header, world.clock)
+    tenants = TenantHeader(user=auth.user)
+
+    @service.app.get("/ending")
+    async def show(tenant: Annotated[UUID, Depends(tenants.tenant)]) -> UUID:
+        raise NotImplementedError(tenant)
+
+    transport = httpx.ASGITransport(service.app)
+    token = "Bearer ada" if header == "Authorization" else "ada"
+    headers = {header: token, "Accent-Tenant": GLOBEX}
+    async with httpx.AsyncClient(transport=transport, base_url="http://pbx") as client:
+        answer = await client.get("/ending", headers=headers)
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == challenge
 
 
 async def test_the_tokens_own_tenant_costs_no_call(

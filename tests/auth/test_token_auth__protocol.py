@@ -1,9 +1,10 @@
-"""The fake and the client of a real service keep the same promises."""
+"""The fake, the client of a real service and a cache keep the same promises."""
 
 from datetime import UTC, timedelta
 from uuid import UUID, uuid4
 
 import pytest
+from fakeredis import FakeAsyncRedis
 
 from snippets.auth.token_auth import (
     AuthUnavailableError,
@@ -11,15 +12,30 @@ from snippets.auth.token_auth import (
     InvalidTokenError,
     PermissionDeniedError,
 )
+from snippets.auth.token_cache import TokenCache
 from tests.support.auth_clients import FakeWorld, ServiceWorld, World
-from tests.support.auth_service import ACME, GLOBEX, START
+from tests.support.auth_service import ACME, GLOBEX, START, Clock
 
 HIDDEN = "b0a1c2d3-secret-of-ada"
 
 
-@pytest.fixture(params=[FakeWorld, ServiceWorld])
+class CachedWorld(ServiceWorld):
+    """Behind a cache of a service."""
+
+    def __post_init__(self) -> None:
+        """Put a cache that keeps nothing before the client."""
+        super().__post_init__()
+        self.client = TokenCache(
+            client=self.client,
+            redis=FakeAsyncRedis,  # another each time, so nothing is found there
+            namespace="protocol",
+            clock=self.clock,
+        )
+
+
+@pytest.fixture(params=[FakeWorld, ServiceWorld, CachedWorld])
 def world(request: pytest.FixtureRequest) -> World:
-    """The fake, or a service."""
+    """The fake, a service, or a cache before it."""
     made: World = request.param()
     return made
 
@@ -106,6 +122,21 @@ async def test_a_token_may_act_for_its_own_and_its_visible_tenants(
             await world.client.check(token, tenant=tenant)
 
 
+async def test_the_tenant_of_a_grant_is_the_tokens_own_for_whichever_it_acts(
+    world: World,
+) -> None:
+    world.log_in(HIDDEN, acl=["c.my_tenant", "d"], tenants=[ACME, GLOBEX])
+
+    for tenant in (None, UUID(ACME), UUID(GLOBEX)):
+        await world.client.check(HIDDEN, scope="d", tenant=tenant)
+        await world.client.check(HIDDEN, scope=f"c.{ACME}", tenant=tenant)
+        for scope in (f"c.{GLOBEX}", "e"):
+            with pytest.raises(PermissionDeniedError):
+                await world.client.check(HIDDEN, scope=scope, tenant=tenant)
+    with pytest.raises(PermissionDeniedError):
+        await world.client.check(HIDDEN, scope="d", tenant=uuid4())
+
+
 async def test_while_nobody_can_say_a_token_is_neither_valid_nor_invalid(
     world: World,
 ) -> None:
@@ -132,6 +163,29 @@ async def test_no_answer_shows_the_token(world: World) -> None:
     shown = [user, user.model_dump_json(), user.model_dump(), invalid, unavailable]
     for one in (*shown, world.client):
         assert HIDDEN not in f"{one!r} {one}"
+
+
+async def test_a_persona_has_a_name_for_its_id_and_token_and_lasts_a_day() -> None:
+    clock = Clock()
+    fake = FakeAuthClient("development", clock)
+    fake.add_persona("ada", "users.me.#", tenant=UUID(ACME))
+    fake.add_persona("root", "#")
+
+    user = await fake.get_user("ada")
+    assert (user.auth_id, user.tenant_uuid, user.acl) == (
+        "ada",
+        UUID(ACME),
+        ("users.me.#",),
+    )
+    await fake.check("ada", scope="users.ada.read", tenant=UUID(ACME))
+    with pytest.raises(PermissionDeniedError):
+        await fake.check("ada", scope="users.root.read")
+    with pytest.raises(PermissionDeniedError):
+        await fake.check("root", tenant=UUID(ACME))
+    await fake.check("root", scope="anything")
+    clock.move(86_400)
+    with pytest.raises(InvalidTokenError):
+        await fake.get_user("ada")
 
 
 def test_the_fake_is_a_client_of_no_real_environment() -> None:

@@ -2,8 +2,10 @@
 
 import asyncio
 import gc
+import json
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -32,6 +34,16 @@ from tests.support.redis_servers import (
 )
 
 HIDDEN = "b0a1c2d3-secret-of-ada"
+
+
+FIVE_SECONDS = token_cache.REFUSAL_LIFE
+LONG = 3600
+"""Seconds for which a refusal is kept here: Redis lets real ones pass, `Clock` none."""
+
+
+@pytest.fixture(autouse=True)
+def _keep_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_cache, "REFUSAL_LIFE", timedelta(seconds=LONG))
 
 
 @pytest.fixture
@@ -238,7 +250,28 @@ async def test_a_tenant_that_is_taken_from_a_token_is_forgotten_by_a_revocation(
         await cache.check(HIDDEN, tenant=UUID(GLOBEX))
 
 
-async def test_a_refusal_is_kept_for_five_seconds_and_forgotten_by_a_revocation(
+async def test_redis_is_told_to_keep_a_refusal_for_five_seconds(
+    cache: TokenCache,
+    redis: Redis,
+    redis_server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(token_cache, "REFUSAL_LIFE", FIVE_SECONDS)
+    lives: list[timedelta] = []
+    set_key: Any = type(redis).set
+
+    async def record(self: Redis, *what: object, **how: timedelta) -> object:
+        lives.append(how["px"])
+        return await set_key(self, *what, **how)
+
+    monkeypatch.setattr(type(redis), "set", record)
+    assert await is_invalid(cache, HIDDEN)
+    assert lives == [timedelta(seconds=5)]
+    for key in await keys_in(redis, redis_server):
+        assert await redis.pttl(key) <= 5000
+
+
+async def test_a_refusal_is_kept_for_its_time_and_forgotten_by_a_revocation(
     cache: TokenCache, world: ServiceWorld
 ) -> None:
     for _ in range(3):
@@ -250,8 +283,8 @@ async def test_a_refusal_is_kept_for_five_seconds_and_forgotten_by_a_revocation(
     assert not await is_invalid(cache, HIDDEN)
 
     assert await is_invalid(cache, "other")
-    world.log_in("other")
-    world.clock.move(4.999)
+    world.log_in("other", life=2 * LONG)
+    world.clock.move(LONG - 0.001)
     assert await is_invalid(cache, "other")
     world.clock.move(0.001)
     assert not await is_invalid(cache, "other")
@@ -273,7 +306,7 @@ async def test_however_much_rubbish_is_sent_so_many_refusals_are_kept(
     assert world.calls == 10
     assert await is_invalid(cache, "rubbish-9")
     assert world.calls == 11
-    world.clock.move(5)
+    world.clock.move(LONG)
     assert await is_invalid(cache, "rubbish-9")
     assert await is_invalid(cache, "rubbish-9")
     assert world.calls == 12
@@ -454,6 +487,56 @@ async def test_who_asked_before_a_revocation_neither_restores_nor_passes_on_the_
     assert world.calls == 2
 
 
+async def test_50_who_wait_while_a_token_is_revoked_ask_the_service_once_more(
+    cache: TokenCache, world: ServiceWorld, proof: Proof
+) -> None:
+    world.log_in(HIDDEN)
+    callers = await started(world, cache)
+    world.revoke(HIDDEN)
+    await cache.revoke(HIDDEN)
+    assert world.service.may_answer
+    world.service.may_answer.set()
+
+    results = await asyncio.gather(*callers, return_exceptions=True)
+    assert results[0] == "ada"  # who asked before the revocation
+    assert {type(result) for result in results[1:]} == {InvalidTokenError}
+    assert world.calls == 2
+    proof.cost("50 at once while the token is revoked", auth_calls=2)
+
+
+async def test_each_who_waits_while_redis_goes_down_asks_the_service(
+    breakable: FakeRedisServer | PrivateRedisServer, world: ServiceWorld
+) -> None:
+    cache = cache_of(world, breakable.client(), breakable)
+    world.log_in(HIDDEN)
+    callers = await started(world, cache)
+    with breakable.down():
+        assert world.service.may_answer
+        world.service.may_answer.set()
+        assert await asyncio.gather(*callers) == ["ada"] * 50
+    assert world.calls == 50
+
+
+@pytest.mark.parametrize(
+    "end", [datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)]
+)
+async def test_a_token_that_ends_where_the_calendar_does_is_not_an_error(
+    world: ServiceWorld,
+    redis: Redis,
+    redis_server: RedisServer,
+    end: datetime,
+) -> None:
+    written = end.replace(tzinfo=None).isoformat()
+    world.log_in(HIDDEN)
+    world.service.tokens[HIDDEN]["utc_expires_at"] = written
+    data = {"data": world.service.tokens[HIDDEN]}
+    world.service.body = json.dumps(data).encode()
+    world.service.status = 200  # an end that is long over is no matter to it
+    cache = cache_of(world, redis, redis_server)
+    assert (await cache.get_user(HIDDEN)).expires_at == end
+    assert bool(await keys_in(redis, redis_server)) is (end.year > 1)
+
+
 async def test_an_answer_from_before_a_revocation_is_not_served_after_it(
     cache: TokenCache, world: ServiceWorld
 ) -> None:
@@ -581,6 +664,9 @@ async def test_when_redis_goes_down_meanwhile_the_answer_is_given(
         b'|{"answer":null,"until":"2099-01-01T00:00:00Z"}',
         b'|{"answer":true,"until":"2099-01-01T00:00:00"}',
         b'old-mark|{"answer":true,"until":"2099-01-01T00:00:00Z"}',
+        b'|{"answer":true,"until":"2099-01-01T00:00:00Z"}',
+        b'|{"answer":"no","until":"2099-01-01T00:00:00Z"}',
+        b'|{"answer":0,"until":"2099-01-01T00:00:00Z"}',
     ],
 )
 async def test_an_entry_that_makes_no_sense_is_a_miss_and_replaced(
@@ -599,6 +685,28 @@ async def test_an_entry_that_makes_no_sense_is_a_miss_and_replaced(
     assert world.calls == 2
     await cache.get_user(HIDDEN)
     assert world.calls == 2
+
+
+@pytest.mark.parametrize("entry", ["user", "yes", 1, "refused"])
+async def test_an_entry_of_a_tenant_that_is_of_another_kind_is_a_miss(
+    cache: TokenCache,
+    world: ServiceWorld,
+    redis: Redis,
+    redis_server: RedisServer,
+    entry: str | int,
+) -> None:
+    world.log_in(HIDDEN)
+    await cache.get_user(HIDDEN)
+    (key,) = await keys_in(redis, redis_server)
+    user: Any = await redis.get(key)
+    of_tenant = key.replace(b":user", f":{GLOBEX}".encode())
+    answer = json.dumps(False if entry == "refused" else entry)
+    other = f'|{{"answer":{answer},"until":"2099-01-01T00:00:00Z"}}'.encode()
+    await redis.set(of_tenant, user if entry == "user" else other)
+
+    with pytest.raises(PermissionDeniedError):
+        await cache.check(HIDDEN, tenant=UUID(GLOBEX))
+    assert world.calls == (1 if entry == "refused" else 2)
 
 
 async def test_nothing_is_remembered_but_in_redis(

@@ -3,21 +3,22 @@
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
+from snippets.auth import token_cache
 from snippets.auth.auth_service import PATH
 from snippets.auth.require_acl import EXTENSION
 from snippets.auth.token_cache import TokenCache
 from snippets.auth.token_cache_wiring import create_app
 from tests.support.auth_service import AuthService, Clock
+from tests.support.dead_ports import dead_port
 from tests.support.pools import serve
 from tests.support.redis_faults import tcp_server
-from tests.support.redis_servers import free_port
 from tests.support.servers import address
 
 
@@ -70,8 +71,9 @@ async def statuses(
 
 
 async def test_401_403_and_503_are_never_confused(
-    redis_url: str, service: AuthService, hidden: str
+    redis_url: str, service: AuthService, hidden: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(token_cache, "REFUSAL_LIFE", timedelta(minutes=1))
     app = create_app("http://auth", redis_url, httpx.ASGITransport(service))
     async with running(app) as http:
         paths = ["/users/ada", "/users/grace"]
@@ -111,14 +113,45 @@ async def test_a_revocation_by_request_reaches_a_cached_token_at_once(
         assert (await statuses(http, hidden, "/users/ada"))[0][0] == 401
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"token": ["%s"]}',
+        '{"token": {"%s": 1}}',
+        '{"tokens": "%s"}',
+        '{"%s": 1}',
+        '"%s"',
+        '["%s"]',
+        '{"token": "%s" oops',
+        "%s",
+    ],
+)
+async def test_a_malformed_revocation_is_told_nothing_of_the_token(
+    redis_url: str, service: AuthService, hidden: str, body: str
+) -> None:
+    headers = {"X-Auth-Token": service.log_in(uuid4().hex, "root", ["#"])}
+    app = create_app("http://auth", redis_url, httpx.ASGITransport(service))
+    async with running(app) as http:
+        for kind in ("application/json", "text/plain"):
+            answer = await http.post(
+                "/revocations",
+                content=body % hidden,
+                headers={**headers, "content-type": kind},
+            )
+            assert answer.status_code == 422
+            assert answer.json()["detail"][0]["loc"][0] == "body"
+            assert hidden not in answer.text
+
+
 async def test_without_redis_every_request_is_verified_by_the_service(
     service: AuthService, hidden: str
 ) -> None:
-    url = f"redis://127.0.0.1:{free_port()}/0"
-    app = create_app("http://auth", url, httpx.ASGITransport(service))
-    async with running(app) as http:
-        for _ in range(2):
-            assert (await statuses(http, hidden, "/users/ada"))[0][0] == 200
+    with dead_port() as port:
+        url = f"redis://127.0.0.1:{port}/0"
+        app = create_app("http://auth", url, httpx.ASGITransport(service))
+        async with running(app) as http:
+            for _ in range(2):
+                assert (await statuses(http, hidden, "/users/ada"))[0][0] == 200
     assert service.calls == 2
 
 

@@ -130,10 +130,13 @@ class AuthService:
             return 404, b"{}"
         if method == "GET":
             return 200, json.dumps({"data": data}).encode()
-        (tenant,) = query.get("tenant", [next(iter(self.tenants[token]))])
+        metadata = data["metadata"]
+        assert isinstance(metadata, dict)
+        own = str(metadata["tenant_uuid"])
+        (tenant,) = query.get("tenant", [own])
         (required,) = query.get("scope", [""])
         meanings = acl_reference.words(
-            str(data["auth_id"]), str(data["session_uuid"]), tenant
+            str(data["auth_id"]), str(data["session_uuid"]), own
         )
         acl = data["acl"]
         assert isinstance(acl, list)

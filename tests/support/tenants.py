@@ -50,9 +50,16 @@ class User(TenantMixin, Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str]
     desk: Mapped[str] = mapped_column(default="")
+    note: Mapped[str | None] = orm.query_expression()
     extensions: Mapped[list["Extension"]] = orm.relationship(back_populates="user")
     forwarded: Mapped[list["Extension"]] = orm.relationship(
         primaryjoin="User.id == foreign(Extension.forward_id)", viewonly=True
+    )
+    reached: Mapped[list["User"]] = orm.relationship(
+        secondary="extensions",
+        primaryjoin="User.id == foreign(Extension.user_id)",
+        secondaryjoin="User.id == foreign(Extension.forward_id)",
+        viewonly=True,
     )
     written: orm.WriteOnlyMapped["Extension"] = orm.relationship(
         primaryjoin="User.id == foreign(Extension.forward_id)", viewonly=True
@@ -87,6 +94,7 @@ class Call(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     user_id: Mapped[int]
+    note: Mapped[str | None] = orm.query_expression()
     user: Mapped[User | None] = orm.relationship(
         primaryjoin="User.id == foreign(Call.user_id)", viewonly=True
     )
