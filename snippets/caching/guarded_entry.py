@@ -88,14 +88,15 @@ class GuardedEntries:
         """Store `payload` unless the entry has changed; return whether it had not.
 
         When it has, `payload` may be out of date. None gives up the right to write: a
-        lease ends, and the next reader may load.
+        lease ends, and the next reader may load; nobody looks for a change.
         """
         if payload is None:
-            is_leased = reading.seen.startswith(_LEASE)
-            return not is_leased or await self._replace(reading, b"", 0)
-        shortest = self.ttl * (1 - JITTER)
-        if not reading.seen and self.clock() - reading.began > shortest / 2:
-            return not await self.client().get(reading.key)  # too late to be stored
+            if reading.seen.startswith(_LEASE):
+                await self._replace(reading, b"", 0)
+            return False
+        shortest, took = self.ttl * (1 - JITTER), self.clock() - reading.began
+        if not reading.seen and took > shortest / 2:  # too late to be stored
+            return took < self.ttl and not await self.client().get(reading.key)
         life = self.ttl * (1 - JITTER * self.spread())
         return await self._replace(reading, _VALUE + payload, life)
 

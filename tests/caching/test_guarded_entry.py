@@ -128,6 +128,9 @@ async def test_what_comes_too_late_to_be_stored_is_still_told_of_a_change(
     assert (await entries.read(key)).payload is None
     await entries.invalidate(key)
     assert not await entries.write(slow, b"old")
+    await redis.delete(key)  # as the end of the mark's life does
+    clock.now += HOUR / 2
+    assert not await entries.write(slow, b"old")
 
 
 async def test_a_lease_needs_no_clock_for_that(redis: Redis, key: str) -> None:
