@@ -21,6 +21,7 @@ from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import InvalidResponse
 
 BATCH = 500
+CENTURY = 3_153_600_000  # seconds; Redis refuses far longer amid a script
 
 # An entry is a hash: the field "=" has its value, a field "#tag" stands for each tag.
 # Each tag has an index: the keys stored with it, by the time at which they end. A key
@@ -144,6 +145,6 @@ class TagIndex:
 
 def milliseconds(ttl: float) -> int:
     """Return a time to live in milliseconds; raise `ValueError` if it is none."""
-    if 0 < ttl < float("inf") and (whole := round(ttl * 1000)):
+    if 0 < ttl <= CENTURY and (whole := round(ttl * 1000)):
         return whole
-    raise ValueError(f"{ttl} s is not a time of a millisecond or more")
+    raise ValueError(f"{ttl} s is not a time from a millisecond to a century")

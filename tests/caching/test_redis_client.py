@@ -24,6 +24,7 @@ from catalogue.plugin import Proof
 from snippets.caching.codec import Codec, CodecError
 from snippets.caching.redis_client import (
     BATCH,
+    LONGEST_SECONDS,
     MISS,
     Namespace,
     create_redis,
@@ -262,13 +263,17 @@ async def test_an_entry_ends_after_its_time_to_live_or_never(
     users: Namespace[User], redis: Redis
 ) -> None:
     user = User(id=7)
-    await users.set("user", 7, value=user, ttl=0.5)
-    assert 0 < await redis.pttl(users.key("user", 7)) <= 500
+    await users.set("user", 7, value=user, ttl=300.5)
+    assert 0 < await redis.pttl(users.key("user", 7)) <= 300_500
+    await users.set("user", 7, value=user, ttl=LONGEST_SECONDS)
+    assert await redis.pttl(users.key("user", 7)) > 300_500
     await users.set("user", 7, value=user, ttl=None)
     assert await redis.pttl(users.key("user", 7)) == -1
 
 
-@pytest.mark.parametrize("ttl", [0, -1, 0.0009, float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "ttl", [0, -1, 0.0009, 3.2e9, 1e16, float("nan"), float("inf")]
+)
 async def test_a_time_to_live_that_is_none_is_refused(
     users: Namespace[User], ttl: float
 ) -> None:
