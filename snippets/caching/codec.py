@@ -50,7 +50,7 @@ class Codec(Generic[T]):
             raise TypeError(f"{self._name} cannot be stored: return a DTO") from error
         self._read = self._adapter.validator.validate_json  # which every hit calls
         for part in _parts(self._adapter.core_schema):
-            if hasattr(cls := part.get("cls"), "__mapper__"):
+            if hasattr(cls := part.get("cls", object), "__mapper__"):
                 raise TypeError(f"{cls.__qualname__} is an ORM class: return a DTO")
             if part.get("type") == "generator":
                 raise TypeError(f"{self._name} can be read only once: return a list")
@@ -107,8 +107,8 @@ def _typed(value: object) -> object:
     elif is_dataclass(value):
         value = {part.name: getattr(value, part.name) for part in fields(value)}
     if isinstance(value, dict):
-        items = tuple((_typed(key), _typed(item)) for key, item in value.items())
-        return kind, getattr(value, "default_factory", None), items
+        pairs = tuple((_typed(key), _typed(item)) for key, item in value.items())
+        return kind, getattr(value, "default_factory", None), pairs
     if isinstance(value, list | tuple | deque):
         items = tuple(_typed(item) for item in value)
         return kind, getattr(value, "maxlen", None), items

@@ -92,7 +92,7 @@ async def test_guarded_entries_with_derived_keys_hold_in_every_slot(
     async def get_user(user_id: int) -> bytes:
         return b"%d" % user_id
 
-    key = CacheKey(get_user, "telephony:1")
+    key = CacheKey(get_user, "telephony:1", vary=None)
     redis = cast("Redis", cluster)  # which is the only client its types know
     entries = GuardedEntries(client=lambda: redis, ttl=HOUR)
     leased = GuardedEntries(client=lambda: redis, ttl=HOUR, lease=60)

@@ -42,7 +42,7 @@ class Directory:
             on_failure=lambda _, step: self.told.update([step]),
         )
 
-        @cached(cache, ttl=300, lease=lease)
+        @cached(cache, ttl=300, vary=None, lease=lease)
         async def number_of(email: str) -> str:
             self.runs += 1
             self.asked.set()
@@ -108,7 +108,7 @@ async def test_an_error_of_the_function_is_not_taken_for_one_of_redis(
 ) -> None:
     redis = breakable.client()
 
-    @cached(Cache(client=lambda: redis, namespace="telephony:1"), ttl=300)
+    @cached(Cache(client=lambda: redis, namespace="telephony:1"), ttl=300, vary=None)
     async def number_of(email: str) -> str:
         raise RedisError(email)
 

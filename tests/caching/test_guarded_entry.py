@@ -406,9 +406,9 @@ async def test_who_is_cancelled_while_it_takes_the_lease_gives_it_back(
     leased = GuardedEntries(client=lambda: redis, ttl=HOUR, lease=HOUR)
     taken, replace = asyncio.Event(), redis.eval
 
-    async def eval_without_answer(*arguments: str) -> object:
+    async def eval_without_answer(script: str, keys: int, *arguments: str) -> object:
         monkeypatch.setattr(redis, "eval", replace)
-        await replace(*arguments)
+        await replace(script, keys, *arguments)
         taken.set()
         return await asyncio.Event().wait()
 
