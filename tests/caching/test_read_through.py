@@ -27,6 +27,7 @@ from tests.support.redis_servers import (
     PrivateRedisServer,
     RedisServer,
     fake_redis,
+    hasty,
 )
 
 PATIENCE = 60
@@ -578,6 +579,21 @@ async def test_a_server_that_never_answers_delays_a_call_by_one_time_limit(
     told.assert_once("read")
 
 
+async def test_of_two_callers_one_waits_for_an_answer_and_one_for_the_connection(
+    make_users: MakeUsers, told: Told
+) -> None:
+    async with faulty_server() as silent:
+        async with create_redis(silent.url, pool_size=1, timeout=0.1) as redis:
+            users = make_users(redis)
+            calls = (users.get(key, Load([ADA])) for key in ("user:7", "user:8"))
+            async with asyncio.timeout(PATIENCE):
+                assert await asyncio.gather(*calls) == [ADA] * 2
+
+        # The second may be given the connection of the first, and wait once more.
+        assert silent.connections <= 2
+    assert told.counted == {("users", "read"): 2}
+
+
 @pytest.mark.parametrize(
     "reply",
     [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"$seven\r\n", b"-ERR no\r\n", b"\r\n"],
@@ -602,17 +618,18 @@ async def test_a_server_that_stands_still_fails_no_call(
 ) -> None:
     assert redis_backend == "redis"
     load = Load([ADA])
-    async with create_redis(private_redis.url, timeout=0.1) as redis:
+    async with create_redis(private_redis.url, pool_size=1, timeout=PATIENCE) as redis:
         users = make_users(redis)
         await users.get("user:7", load)
         assert private_redis.process is not None
 
-        private_redis.process.send_signal(SIGSTOP)
-        try:
-            async with asyncio.timeout(60):
-                assert await users.get("user:7", load) == ADA
-        finally:
-            private_redis.process.send_signal(SIGCONT)
+        async with hasty(redis):
+            private_redis.process.send_signal(SIGSTOP)
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    assert await users.get("user:7", load) == ADA
+            finally:
+                private_redis.process.send_signal(SIGCONT)
 
         assert await users.get("user:7", load) == ADA
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -15,7 +15,7 @@ from fastapi import FastAPI, WebSocket
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Connection, Redis
 from redis.exceptions import MaxConnectionsError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from starlette.types import Message, Scope
@@ -34,7 +34,12 @@ from snippets.caching.redis_client_naive import JsonCache
 from snippets.caching.redis_client_wiring import RedisDep, create_app
 from tests.support.counters import count_round_trips
 from tests.support.redis_faults import faulty_server, tcp_server
-from tests.support.redis_servers import PrivateRedisServer, RedisServer, free_port
+from tests.support.redis_servers import (
+    PrivateRedisServer,
+    RedisServer,
+    free_port,
+    hasty,
+)
 
 # A busy machine is no reason to fail.
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -98,10 +103,39 @@ async def test_every_wait_has_an_end() -> None:
         assert silent.connections <= 2
 
 
+async def test_a_call_waits_for_a_connection_no_longer_than_for_an_answer(
+    redis_url: str,
+) -> None:
+    async with create_redis(redis_url, pool_size=1, timeout=0.1) as redis:
+        pool = redis.connection_pool
+        assert isinstance(pool, BlockingConnectionPool)
+        take: Callable[[], Connection] = pool.get_available_connection
+        taken = take()
+        with count_round_trips() as trips, pytest.raises(RedisError, match="No conn"):
+            await redis.get("user:7")
+        await pool.release(taken)
+
+    assert trips.total == 0
+    assert pool.timeout == 0.1
+
+
+async def test_every_connection_has_the_limit_to_connect_and_for_each_answer() -> None:
+    async with create_redis("redis://127.0.0.1:1/0", timeout=0.1) as redis:
+        make: Callable[[], Connection] = redis.connection_pool.make_connection
+        connection = make()
+
+    assert connection.socket_connect_timeout == connection.socket_timeout == 0.1
+
+
 async def test_a_command_is_not_sent_twice(redis_url: str) -> None:
-    async with create_redis(redis_url, timeout=0.1) as redis:
-        with count_round_trips() as trips, pytest.raises(RedisTimeoutError):
-            await redis.blpop(["nobody pushes here"], timeout=1)
+    async with create_redis(redis_url, pool_size=1, timeout=PATIENCE) as redis:
+        await redis.ping()
+        key = f"test-{uuid4().hex}"
+        async with hasty(redis):
+            with count_round_trips() as trips, pytest.raises(RedisTimeoutError):
+                await redis.blpop([key], timeout=PATIENCE)
+        await redis.rpush(key, "for whatever still waits in an embedded server")
+        await redis.delete(key)
 
     assert trips.commands == ["BLPOP"]
 
