@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class CacheManager:
-    """Entries of one namespace; their keys and tags may be any text."""
+    """Entries of one namespace; their keys and tags may be any text in UTF-8."""
 
     def __init__(
         self,

@@ -73,7 +73,7 @@ for i = 5, #ARGV do
   if redis.call('PTTL', own) < life then redis.call('PEXPIRE', own, life) end
   fields[i * 2 - 7], fields[i * 2 - 6] = ARGV[i], ''
 end
-redis.call('HSET', key, unpack(fields))
+for i = 1, #fields, 2 do redis.call('HSET', key, fields[i], fields[i + 1]) end
 return redis.call('PEXPIRE', key, life)
 """
 
@@ -90,7 +90,7 @@ class Reading(NamedTuple):
 
 
 class TagIndex:
-    """Entries of one namespace; their keys and tags may be any text."""
+    """Entries of one namespace; their keys and tags may be any text in UTF-8."""
 
     def __init__(self, client: Client, namespace: str) -> None:
         """Ask for the client at each command; it must not decode responses."""

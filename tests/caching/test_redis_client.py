@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
+from fakeredis import FakeAsyncRedis
 from fastapi import FastAPI, WebSocket
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -134,8 +135,8 @@ async def test_a_command_is_not_sent_twice(redis_url: str) -> None:
         async with hasty(redis):
             with count_round_trips() as trips, pytest.raises(RedisTimeoutError):
                 await redis.blpop([key], timeout=PATIENCE)
-        await redis.rpush(key, "for whatever still waits in an embedded server")
-        await redis.delete(key)
+        await redis.rpush(key, "for what still waits in an embedded server")
+        await redis.pexpire(key, 60_000)
 
     assert trips.commands == ["BLPOP"]
 
@@ -375,6 +376,18 @@ async def test_flushing_goes_in_batches(redis: Redis, app_name: str) -> None:
     assert trips.commands.count("UNLINK") >= 3
 
 
+async def test_flushing_goes_on_where_a_batch_has_only_keys_of_others(
+    redis: Redis, app_name: str
+) -> None:
+    space = namespaced(redis, app_name, version=1, codec=Codec(int))
+    others = {f"{app_name}+{number}": "of another" for number in range(10 * BATCH)}
+    await redis.mset(others)
+    await space.set("user", 7, value=7, ttl=300)
+
+    assert await space.flush() == 1
+    assert await redis.exists(*others) == len(others)
+
+
 @pytest.mark.parametrize(
     "name", ["", "tele:phony", "tele*", "téléphonie", "a b", "a\n"]
 )
@@ -480,6 +493,39 @@ async def version_of(redis: Redis) -> tuple[int, ...]:
     """Return the version of a server, without its last part."""
     version = (await redis.info("server"))["redis_version"]
     return tuple(int(part) for part in version.split(".")[:2])
+
+
+async def test_fakeredis_neither_describes_a_key_nor_tells_of_its_changes(
+    redis: Redis, redis_backend: str, app_name: str, proof: Proof
+) -> None:
+    await redis.set(app_name, "1001")
+    commands = ("OBJECT", "ENCODING", app_name), ("CLIENT", "TRACKING", "OFF")
+    execute: Callable[..., Awaitable[object]] = redis.execute_command
+
+    for name, *rest in commands:
+        title = f"{name} {rest[0]}"
+        if redis_backend == "fakeredis":
+            with pytest.raises(ResponseError, match="unknown command"):
+                await execute(name, *rest)
+            proof.differs(title, "an unknown command")
+        else:
+            assert await execute(name, *rest) in {b"int", b"OK"}
+            proof.differs(title, "answered")
+
+
+async def test_two_fake_clients_share_data_only_through_one_server(
+    redis_backend: str, redis_server: RedisServer, app_name: str, proof: Proof
+) -> None:
+    await redis_server.client().set(app_name, "Ada")
+
+    assert await redis_server.client().get(app_name) == b"Ada"
+    if redis_backend == "fakeredis":
+        assert await FakeAsyncRedis().get(app_name) is None
+        proof.differs(
+            "Two clients made one by one", "share nothing without a FakeServer"
+        )
+    else:
+        proof.differs("Two clients made one by one", "share the server's data")
 
 
 async def test_fakeredis_does_not_tell_about_itself(

@@ -300,6 +300,30 @@ async def test_a_hostile_key_is_no_tag_and_a_hostile_tag_no_key(
     assert await kept(index, name, f"@{name}", f"#{name}") == []
 
 
+async def test_a_value_may_have_thousands_of_tags(index: TagIndex) -> None:
+    tags = [f"user:{number}" for number in range(10_000)]
+
+    assert await put(index, "team:1", *tags)
+    assert await index.invalidate(tags[-1]) == 1
+    assert await kept(index, "team:1") == []
+
+
+async def test_a_key_or_a_tag_that_is_no_utf_8_is_refused(index: TagIndex) -> None:
+    half = "\ud83d"  # of a character
+    reading = await index.read("user:7")
+    calls: list[Callable[[], Awaitable[object]]] = [
+        lambda: index.read(half),
+        lambda: index.store(reading, b"Ada", half, ttl=HOUR),
+        lambda: index.invalidate(half),
+        lambda: index.invalidate_key(half),
+    ]
+
+    for call in calls:
+        with pytest.raises(UnicodeEncodeError):
+            await call()
+    assert await index.store(reading, b"Ada", ttl=HOUR)
+
+
 @pytest.mark.parametrize("error", [GoneError, asyncio.CancelledError])
 async def test_a_client_that_fails_before_the_script_leaves_nothing(
     index: TagIndex, redis: Redis, tagged: str, error: type[BaseException]
