@@ -2,8 +2,8 @@
 
 A key is the function's qualified name and a 128-bit digest of its bound arguments,
 defaults applied, each with its type. `f(5)` and `f(user_id=5)` share a key; `f(1)`,
-`f("1")`, `f(True)` and `f(1.0)` do not. A key is the same in every process, whatever
-PYTHONHASHSEED is, and shows no argument in clear.
+`f("1")`, `f(True)` and `f(1.0)` do not, nor do Decimals 1.0 and 1.00. A key is the same
+in every process, whatever PYTHONHASHSEED is, and shows no argument in clear.
 
 What cannot be told apart for certain is refused at the call. The `repr` of an object is
 not used: it may hold an address. Functions of one qualified name share their keys.
@@ -15,12 +15,11 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from hashlib import blake2b
-from typing import Any, Generic, ParamSpec, TypedDict, Unpack
+from typing import Any, Generic, ParamSpec, Required, TypedDict, Unpack
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 P = ParamSpec("P")
-DIGEST_BYTES = 16
 
 
 class CacheKeyError(TypeError):
@@ -34,16 +33,17 @@ class KeyOptions(TypedDict, total=False):
     """Parameters that do not change the result, such as a database session."""
     key: Callable[[Mapping[str, Any]], object]
     """Given all arguments by name, defaults applied, returns what stands for them."""
-    vary: Callable[[], object]
-    """Returns what else the result depends on, such as the tenant; never None."""
+    vary: Required[Callable[[], object] | None]
+    """Returns what else the result depends on, such as the tenant, or several of these
+    in a tuple; none may be None or empty. Say None if it depends on nothing else."""
 
 
 class CacheKey(Generic[P]):
     """The keys of one function's calls: `key(*args, **kwargs)`.
 
-    Raises `TypeError` if `exclude` names no parameter, and if the first parameter is
-    `self` or `cls` and is neither excluded nor replaced by `key`: only the author
-    knows whether two objects may share a result.
+    Raises `TypeError` without `vary`, if `exclude` names no parameter, and if the first
+    parameter is `self` or `cls` and is neither excluded nor replaced by `key`: only the
+    author knows whether two tenants, or two objects, may share a result.
     """
 
     def __init__(
@@ -57,8 +57,9 @@ class CacheKey(Generic[P]):
         self._prefix = f"{namespace}:{self.name}"
         self._signature = inspect.signature(function)
         self._exclude = frozenset(options.get("exclude", ()))
-        self._key = options.get("key")
-        self._vary = options.get("vary")
+        if "vary" not in options:
+            raise TypeError(f"{self.name}: give vary=, or vary=None for nothing")
+        self._key, self._vary = options.get("key"), options["vary"]
         self._names = tuple(self._signature.parameters)
         params = self._signature.parameters.values()
         self._plain = all(p.kind is p.POSITIONAL_OR_KEYWORD for p in params)
@@ -72,15 +73,20 @@ class CacheKey(Generic[P]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """Return the key; raise `CacheKeyError`, or `TypeError` for a wrong call."""
         values = self._bind(args, kwargs)
+        named = zip(self._names, values, strict=True)
         if self._key is not None:
-            values = (self._key(dict(zip(self._names, values, strict=True))),)
+            values = (self._key(dict(named)),)
         elif self._exclude:
-            named = zip(self._names, values, strict=True)
             values = tuple(value for name, value in named if name not in self._exclude)
-        if self._vary is not None:
-            values = (*values, self._varied(self._vary))
-        text = "".join(map(_text, values)).encode("utf-8", "surrogatepass")
-        return f"{self._prefix}:{blake2b(text, digest_size=DIGEST_BYTES).hexdigest()}"
+        try:
+            if self._vary is not None:
+                values = (*values, _present(self._vary()))
+            text = "".join(map(_text, values)).encode("utf-8", "surrogatepass")
+        except LookupError as error:
+            raise CacheKeyError(f"{self.name} varies by what is not set") from error
+        except RecursionError as error:
+            raise CacheKeyError(f"{self.name}: nested too deep for a key") from error
+        return f"{self._prefix}:{blake2b(text, digest_size=16).hexdigest()}"
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         missing = len(self._names) - len(args)
@@ -91,30 +97,24 @@ class CacheKey(Generic[P]):
         bound.apply_defaults()
         return tuple(bound.arguments.values())
 
-    def _varied(self, vary: Callable[[], object]) -> object:
-        try:
-            if (value := vary()) is not None:
-                return value
-        except LookupError as error:
-            raise CacheKeyError(f"{self.name} varies by what is not set") from error
-        raise CacheKeyError(f"{self.name} varies by what is None")
+
+def _present(value: object) -> object:
+    parts = value if isinstance(value, tuple) else (value,)
+    if not parts or any(part in (None, "", b"") for part in parts):
+        raise CacheKeyError("the result varies by what is None, or empty")
+    return value
 
 
 def _text(value: object) -> str:
     """Return what no other value returns; the length in front says where it ends."""
     kind = type(value)
-    text_of = _BODIES.get(kind)
-    if text_of is not None:
+    if text_of := _BODIES.get(kind):
         name, body = kind.__name__, text_of(value)
     elif isinstance(value, Enum):
         name, body = f"{kind.__module__}.{kind.__qualname__}", _text(value.value)
     else:
         raise CacheKeyError(f"no key can tell one {kind.__qualname__} from another")
     return f"{name} {len(body)}:{body}"
-
-
-def _in_order(values: Iterable[object]) -> str:
-    return "".join(map(_text, values))
 
 
 def _sorted(values: Iterable[object]) -> str:
@@ -140,11 +140,11 @@ _BODIES: dict[type, Callable[[Any], str]] = {
     float: repr,  # the shortest text that reads back as the same number
     frozenset: _sorted,
     int: "{:x}".format,
-    list: _in_order,
+    list: lambda value: "".join(map(_text, value)),
     set: _sorted,
     str: str,
     timedelta: str,
-    tuple: _in_order,
+    tuple: lambda value: "".join(map(_text, value)),
     type(None): str,
     UUID: str,
 }

@@ -13,6 +13,7 @@ for an answer, so give it some, as `create_redis` does.
 
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from redis.exceptions import RedisError
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class CacheManager:
-    """Entries of one namespace; their keys and tags may be any text."""
+    """Entries of one namespace; their keys and tags may be any text in UTF-8."""
 
     def __init__(
         self,
@@ -96,7 +97,10 @@ class CacheManager:
     def _report(self, step: str, error: Exception) -> None:
         # Not the error's text, which may quote the command, and so the value.
         logger.warning("cache manager %s: %s", step, type(error).__name__)
-        self._on_failure(step)
+        try:
+            self._on_failure(step)
+        except Exception:  # no reason to fail the caller
+            logger.exception("on_failure of a cache manager")
 
 
 @dataclass(frozen=True)
@@ -116,16 +120,20 @@ class TaggedEntries:
         return await self.index.read(key)
 
     async def write(self, reading: Reading, payload: bytes | None) -> bool:
-        """Store `payload`, unless it may be out of date; return whether it was not.
+        """Store `payload`, unless it may be out of date; return whether it is stored.
 
         Who was given a value and yet writes could not decode it: it is removed.
         """
         if reading.payload is not None:
             await self.index.invalidate_key(reading.key)
-            return True
+            return False
         if payload is None:
-            return True
-        tags = self.tags(reading.key, payload)
+            return False
+        tags = None
+        with suppress(Exception):  # whose text may quote the value
+            tags = tuple(self.tags(reading.key, payload))
+        if tags is None:
+            raise ValueError("the tags of a value could not be told")
         return await self.index.store(reading, payload, *tags, ttl=self.ttl)
 
     async def invalidate(self, key: str) -> None:

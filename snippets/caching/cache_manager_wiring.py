@@ -70,7 +70,7 @@ def create_app(database_url: str | URL, redis_url: str) -> FastAPI:
 
     entries = manager.entries(ttl=300, tags=tags)
     results = ReadThrough(name="members", codec=codec, entries=entries)
-    cached_members = Cached(members, CacheKey(members, NAMESPACE), results)
+    cached_members = Cached(members, CacheKey(members, NAMESPACE, vary=None), results)
 
     @app.get("/teams/{team}")
     async def show(team: str) -> list[str]:

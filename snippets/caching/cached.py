@@ -7,7 +7,8 @@ once, the function runs once per process, and once in all with a `lease`. After
 the function runs, one log record and one call of `on_failure` tell of it.
 
 What cannot work is refused when the function is decorated: a function that is not
-async, one without a return annotation, and one that returns ORM objects.
+async, a class method, one without a return annotation, one that returns ORM objects,
+and one of which nobody says whether its result depends on the tenant.
 
 Five files travel along, each a pattern of its own: `read_through`, which has the fine
 print of these promises, `codec`, `cache_key`, `single_flight` and `guarded_entry`.
@@ -104,6 +105,7 @@ def cached(
 
     `lease` is how many seconds one process may compute a result while the others wait.
     `exclude`, `key` and `vary` say what makes two calls the same: see `KeyOptions`.
+    `vary` must be given; None says that the result depends on the arguments alone.
     Raises `TypeError` for a function that cannot be cached.
     """
     entries = GuardedEntries(client=cache.client, ttl=ttl, lease=lease)
@@ -111,6 +113,9 @@ def cached(
     def decorate(function: AsyncFunction[P, R]) -> Cached[P, R]:
         if not inspect.iscoroutinefunction(function):
             raise TypeError(f"{function.__qualname__} is not an async function")
+        if [*inspect.signature(function).parameters][:1] == ["cls"]:
+            # Since Python 3.13, classmethod binds the call, but not its `invalidate`.
+            raise TypeError(f"{function.__qualname__} is a class method")
         key = CacheKey(function, cache.namespace, **options)
         results = ReadThrough[R](
             name=key.name,

@@ -7,17 +7,20 @@ bytes that are not a value of the declared type raise `CodecError`. Nothing is p
 so bytes from a stranger can at worst be refused. No error text contains a value.
 
 A datetime keeps its offset from UTC but cannot keep the rules of a named zone, so an
-aware datetime must have a fixed offset; convert it to UTC.
+aware datetime must have a fixed offset; convert it to UTC. All fields of a model are
+stored, so all count as set when it comes back: `exclude_unset` then excludes none.
 """
 
-from collections.abc import Callable, Coroutine, Iterator
+from collections import deque
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from datetime import datetime, time
+from enum import Enum
 from types import GenericAlias, SimpleNamespace, UnionType
 from typing import Any, Generic, Self, TypeVar, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 from pydantic.errors import PydanticUserError
 
 T = TypeVar("T")
@@ -30,8 +33,9 @@ class CodecError(ValueError):
 class Codec(Generic[T]):
     """JSON for values of one declared type.
 
-    Raises `TypeError` for a type that has no schema, and for an ORM class wherever it
-    is nested: an object that belongs to a session cannot come back from a cache.
+    Raises `TypeError` for a type that has no schema, for one whose values can be read
+    only once, and for an ORM class wherever it is nested: an object that belongs to a
+    session cannot come back from a cache.
     """
 
     def __init__(self, kind: type[T] | UnionType) -> None:
@@ -45,10 +49,11 @@ class Codec(Generic[T]):
         except PydanticUserError as error:
             raise TypeError(f"{self._name} cannot be stored: return a DTO") from error
         self._read = self._adapter.validator.validate_json  # which every hit calls
-        for cls in _classes(self._adapter.core_schema):
-            if hasattr(cls, "__mapper__"):
-                name = cls.__qualname__
-                raise TypeError(f"{name} is an ORM class: return a DTO")
+        for part in _parts(self._adapter.core_schema):
+            if hasattr(cls := part.get("cls", object), "__mapper__"):
+                raise TypeError(f"{cls.__qualname__} is an ORM class: return a DTO")
+            if part.get("type") == "generator":
+                raise TypeError(f"{self._name} can be read only once: return a list")
 
     @classmethod
     def of_result(cls, function: Callable[..., Coroutine[Any, Any, T]]) -> Self:
@@ -73,24 +78,25 @@ class Codec(Generic[T]):
 
         Costs an encoding, a decoding and a comparison.
         """
-        # None of these errors is chained, because their texts quote the value.
-        with suppress(TypeError, ValueError, RecursionError):
+        # No error is chained, because its text may quote the value. What a model's own
+        # validators and serializers raise can be anything.
+        with suppress(Exception):
+            typed = _typed(value)  # before an iterator in it could be used up
             payload = self._adapter.dump_json(
                 (value,), by_alias=False, round_trip=True, warnings=False
             )
             stored = self.decode(payload)
-            if stored == value and _typed(stored) == _typed(value):
+            if stored == value and _typed(stored) == typed:
                 return payload
         kind = type(value).__qualname__
         raise CodecError(f"this {kind} would come back changed as {self._name}")
 
     def decode(self, payload: bytes | str) -> T:
         """Return the value, a new object each time, or raise `CodecError`."""
-        try:
+        with suppress(Exception):
             alone: tuple[T] = self._read(payload, by_alias=False, by_name=True)
-        except ValidationError:
-            raise CodecError(f"the stored bytes are not a {self._name}") from None
-        return alone[0]
+            return alone[0]
+        raise CodecError(f"the stored bytes are not a {self._name}")
 
 
 def _typed(value: object) -> object:
@@ -101,23 +107,27 @@ def _typed(value: object) -> object:
     elif is_dataclass(value):
         value = {part.name: getattr(value, part.name) for part in fields(value)}
     if isinstance(value, dict):
-        return kind, tuple((_typed(key), _typed(item)) for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return kind, tuple(_typed(item) for item in value)
+        pairs = tuple((_typed(key), _typed(item)) for key, item in value.items())
+        return kind, getattr(value, "default_factory", None), pairs
+    if isinstance(value, list | tuple | deque):
+        items = tuple(_typed(item) for item in value)
+        return kind, getattr(value, "maxlen", None), items
     if isinstance(value, set | frozenset):
         return kind, frozenset(_typed(item) for item in value)
+    is_whole = isinstance(value, str | bytes | Enum)
+    if isinstance(value, Collection | Iterator) and not is_whole:
+        raise CodecError(f"the parts of a {kind.__qualname__} cannot be compared")
     if isinstance(value, datetime | time):
         offset = value.tzinfo and value.tzinfo.utcoffset(None)
         return kind, value, offset, value.fold
     return kind, value
 
 
-def _classes(schema: object) -> Iterator[type]:
-    """Yield every class that a pydantic schema speaks of."""
+def _parts(schema: object) -> Iterator[dict[str, Any]]:
+    """Yield every dictionary of a pydantic schema."""
     if isinstance(schema, dict):
-        if isinstance(schema.get("cls"), type):
-            yield schema["cls"]
+        yield schema
         schema = list(schema.values())
     if isinstance(schema, list | tuple):
         for part in schema:
-            yield from _classes(part)
+            yield from _parts(part)

@@ -6,9 +6,8 @@ invalidates nothing, and a savepoint's takes back what was named since it began.
 commit that raised or was cancelled may have taken place: it invalidates.
 
 No commit fails because an invalidation does: it is told, and tried again while the
-caller goes on. A cancelled caller does not stop it. Until it succeeds readers may be
-given the old value, or for as long as the entry lives if no try does or the process
-dies: let every entry have a time to live.
+caller goes on, cancelled or not. Until one succeeds readers may be given the old value,
+and if none does, or the process dies, for as long as the entry lives: let each end.
 
 With guarded entries no reader puts an old value back whose transaction began after its
 look into the cache. Do not read through the cache in a transaction that has written: no
@@ -62,8 +61,9 @@ class CommitInvalidation:
 
     def install(self, sessions: async_sessionmaker[AsyncSession]) -> None:
         """Watch the sessions that this factory makes from now on, and no others."""
-        default = sessions.class_.sync_session_class
-        base = sessions.kw.get("sync_session_class", default)
+        base = sessions.kw.get("sync_session_class", sessions.class_.sync_session_class)
+        if issubclass(base, _Watched):
+            raise TypeError("the sessions of this factory are watched already")
         watched = type("WatchedSession", (_Watched, base), {})
         event.listen(watched, "after_transaction_create", _on_begin)
         event.listen(watched, "before_commit", _on_commit)

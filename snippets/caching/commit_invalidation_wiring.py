@@ -53,7 +53,7 @@ def create_app(database_url: str | URL, redis_url: str) -> FastAPI:
     app = FastAPI(lifespan=lifespan)
     cache = Cache(client=lambda: app.state.redis, namespace="telephony:1")
 
-    @cached(cache, ttl=TTL)
+    @cached(cache, ttl=TTL, vary=None)
     async def name_of(user_id: int) -> str:
         async with session_scope(app.state.sessions) as session:
             return (await session.get_one(User, user_id)).name

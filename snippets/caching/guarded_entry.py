@@ -20,6 +20,7 @@ import random
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,7 +29,7 @@ from redis.exceptions import InvalidResponse
 
 JITTER = 0.1
 POLL_SECONDS = 0.05
-SHORTEST_SECONDS = 0.001
+SHORTEST_SECONDS, LONGEST_SECONDS = 0.001, 100 * 365 * 24 * 3600
 
 _VALUE, _LEASE, _INVALIDATED = b"=", b"?", b"!"
 _REPLACE = """
@@ -57,7 +58,8 @@ class GuardedEntries:
     """Entries that live `ttl` seconds, or up to a tenth less, so that they part ways.
 
     `lease` is how many seconds a process may take to load a value before another one
-    tries. A reader waits for two leases at most; then it loads the value itself.
+    tries. A reader waits for two leases at most; then it loads the value itself. All
+    who use a key must have a lease, or none, for a lease takes the place of a mark.
 
     `client` is asked at each command, and must not decode responses. What it raises is
     passed on; how long that may take is the client's to bound.
@@ -73,8 +75,9 @@ class GuardedEntries:
     def __post_init__(self) -> None:
         """Refuse times that Redis would refuse, or take for another meaning."""
         for seconds in (self.ttl, self.ttl if self.lease is None else self.lease):
-            if not SHORTEST_SECONDS <= seconds < float("inf"):
-                raise ValueError(f"{seconds} s is not a time of a millisecond or more")
+            if not SHORTEST_SECONDS <= seconds <= LONGEST_SECONDS:
+                message = f"{seconds} s is not a time from a millisecond to a century"
+                raise ValueError(message)
 
     async def read(self, key: str) -> Reading:
         """Return the entry, or the right to write it; one round trip on a hit."""
@@ -88,14 +91,15 @@ class GuardedEntries:
         """Store `payload` unless the entry has changed; return whether it had not.
 
         When it has, `payload` may be out of date. None gives up the right to write: a
-        lease ends, and the next reader may load.
+        lease ends, and the next reader may load; nobody looks for a change.
         """
         if payload is None:
-            is_leased = reading.seen.startswith(_LEASE)
-            return not is_leased or await self._replace(reading, b"", 0)
-        shortest = self.ttl * (1 - JITTER)
-        if not reading.seen and self.clock() - reading.began > shortest / 2:
-            return not await self.client().get(reading.key)  # too late to be stored
+            if reading.seen.startswith(_LEASE):
+                await self._replace(reading, b"", 0)
+            return False
+        shortest, took = self.ttl * (1 - JITTER), self.clock() - reading.began
+        if not reading.seen and took > shortest / 2:  # too late to be stored
+            return took < self.ttl and not await self.client().get(reading.key)
         life = self.ttl * (1 - JITTER * self.spread())
         return await self._replace(reading, _VALUE + payload, life)
 
@@ -107,14 +111,23 @@ class GuardedEntries:
         mark = _mark(_LEASE)
         while reading.payload is None:
             if self.clock() - reading.began > 2 * lease:
-                return reading
+                # Marks may come and go before it writes, so nothing proves nothing.
+                return reading if reading.seen else reading._replace(seen=mark)
             if reading.seen.startswith(_LEASE):
                 await self.sleep(POLL_SECONDS)
-            elif await self._replace(reading, mark, lease):
+            elif await self._claim(reading, mark, lease):
                 return reading._replace(seen=mark)
             found = await self.client().get(reading.key)
             reading = _reading(reading.key, found, reading.began)
         return reading
+
+    async def _claim(self, reading: Reading, mark: bytes, lease: float) -> bool:
+        try:
+            return await self._replace(reading, mark, lease)
+        except asyncio.CancelledError:
+            with suppress(Exception):  # it may have been taken
+                await self._replace(reading._replace(seen=mark), b"", 0)
+            raise
 
     async def _replace(self, reading: Reading, new: bytes, life: float) -> bool:
         arguments = reading.key, reading.seen, new, round(life * 1000)

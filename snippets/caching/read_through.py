@@ -2,18 +2,21 @@
 
 A hit has the value and the type of the miss, None included, and no two callers are
 given the same object. However many ask for a key at once, it is loaded once per
-process, and once in all with a lease. Who asked before an invalidation can neither
-restore the old value nor hand it to who asks later. Errors of a load are not kept.
+process, and once in all with a lease. Who asked before an invalidation cannot restore
+the old value, and each caller is given what was looked up, loaded or found unchanged
+after it asked. So in an outage who asks during a load waits for a second one. Errors of
+a load are not kept.
 
-When Redis is gone, slow, or answers nonsense, the value is loaded and returned; one log
-record and one call of `on_failure` tell of it, without a key or a value. The client's
-own time limits bound the delay, so give it some, as `create_redis` does.
+When Redis is gone, slow, or answers nonsense, the value is loaded and returned; a log
+record and a call of `on_failure` tell of it, without key or value. The client's time
+limits bound each wait, not their sum: give it some, as `create_redis` does.
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from redis.exceptions import RedisError
@@ -46,7 +49,7 @@ class Entries(Protocol[R]):
         """Return what is kept, or the right to write."""
 
     async def write(self, reading: R, payload: bytes | None) -> bool:
-        """Store, unless the entry has changed; return whether it had not."""
+        """Store, unless the entry has changed; return true only if it had not."""
 
     async def invalidate(self, key: str) -> None:
         """Forget the entry, and the right of all who read it to write."""
@@ -55,7 +58,7 @@ class Entries(Protocol[R]):
 class _Found(NamedTuple, Generic[T]):
     value: T
     payload: bytes | None
-    is_current: bool = True
+    turn: int  # by which it was right: whoever asked later must look again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,24 +77,24 @@ class ReadThrough(Generic[T]):
     _flights: SingleFlight[_Found[T]] = field(
         default_factory=SingleFlight, init=False, repr=False
     )
+    _turns: Iterator[int] = field(default_factory=count, init=False, repr=False)
 
     async def get(self, key: str, load: Callable[[], Awaitable[T]]) -> T:
         """Return what is kept under `key`, or else what `load` returns.
 
-        A value that cannot be stored is reported and returned to the caller that loaded
-        it; it may be bound to that caller, so those who waited load for themselves.
+        A value that cannot be stored is reported, and returned only to who loaded it:
+        it may be bound to that caller, so who waited loads for itself.
         """
+        asked = next(self._turns)
         find = partial(self._find, key, load)
         found, led = await self._flights.run(key, find)
-        if not led and not found.is_current:
-            # It changed during the flight, perhaps before this caller asked. Another
-            # flight begins now, so after it asked.
+        if not led and found.payload is not None and found.turn < asked:
+            # Another flight begins now, so after this caller asked.
             found, led = await self._flights.run(key, find)
         if led:
             return found.value
-        return (
-            await load() if found.payload is None else self.codec.decode(found.payload)
-        )
+        kept = found.payload
+        return await load() if kept is None else self.codec.decode(kept)
 
     async def invalidate(self, key: str) -> None:
         """Forget the value, also where it is just being loaded.
@@ -105,23 +108,23 @@ class ReadThrough(Generic[T]):
             self._flights.forget(key)
 
     async def _find(self, key: str, load: Callable[[], Awaitable[T]]) -> _Found[T]:
-        reading = None
+        reading, turn = None, next(self._turns)
         try:
             reading = await self.entries.read(key)
             if (payload := reading.payload) is not None:
-                return _Found(self.codec.decode(payload), payload)
+                return _Found(self.codec.decode(payload), payload, turn)
         except FAILURES as error:
             self._report("read" if reading is None else "decode", error)
-        payload = kept = None
-        is_current = True
+        payload, kept, turn = None, None, next(self._turns)
         try:
             value = await load()
             payload = self._encode(value)
             kept = payload if self.cache_none or value is not None else None
         finally:
-            if reading is not None:
-                is_current = await self._write(self.entries.write(reading, kept))
-        return _Found(value, payload, is_current)
+            loaded = next(self._turns)
+            if reading is not None and await self._write(reading, kept):
+                turn = loaded
+        return _Found(value, payload, turn)
 
     def _encode(self, value: T) -> bytes | None:
         try:
@@ -130,15 +133,18 @@ class ReadThrough(Generic[T]):
             self._report("encode", error)
             return None
 
-    async def _write(self, write: Awaitable[bool]) -> bool:
+    async def _write(self, reading: Reading, kept: bytes | None) -> bool:
         try:
-            return await write
+            return await self.entries.write(reading, kept)
         except FAILURES as error:
             self._report("write", error)
-            return True
+            return False
 
     def _report(self, step: str, error: Exception) -> None:
         # Not the error's text, which may quote the command, and so the value.
         logger.warning("cache %s of %s: %s", step, self.name, type(error).__name__)
-        if self.on_failure is not None:
-            self.on_failure(self.name, step)
+        try:
+            if self.on_failure is not None:
+                self.on_failure(self.name, step)
+        except Exception:  # no reason to fail the caller
+            logger.exception("on_failure of %s", self.name)

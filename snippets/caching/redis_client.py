@@ -23,7 +23,7 @@ from snippets.caching.codec import Codec
 T = TypeVar("T")
 
 BATCH = 500
-SHORTEST_SECONDS = 0.001
+SHORTEST_SECONDS, LONGEST_SECONDS = 0.001, 100 * 365 * 24 * 3600
 
 
 class Missing(Enum):
@@ -86,9 +86,9 @@ class Namespace(Generic[T]):
         """Store a value for `ttl` seconds, or for ever if that is None.
 
         Raises `CodecError` if the value would not come back as it is, and `ValueError`
-        for a `ttl` below a millisecond.
+        for a `ttl` that is not between a millisecond and a century.
         """
-        if ttl is not None and not SHORTEST_SECONDS <= ttl < float("inf"):
+        if ttl is not None and not SHORTEST_SECONDS <= ttl <= LONGEST_SECONDS:
             raise ValueError(f"{ttl} s is not a time to live; None is for ever")
         px = None if ttl is None else round(ttl * 1000)
         await self._redis.set(self.key(*parts), self._codec.encode(value), px=px)

@@ -58,7 +58,7 @@ class StaleRefresh(Generic[T]):
     more, and those that run are waited for, or cancelled when their lease is over.
 
     `on_failure` is given the name and the step that failed: refresh, or as in
-    `ReadThrough`. `clock` returns the seconds of a clock that all processes share.
+    `ReadThrough`. `clock` has the seconds of all processes; `limit` ends a refresh.
     """
 
     name: str
@@ -69,21 +69,22 @@ class StaleRefresh(Generic[T]):
     wait_at: float = 1.0
     on_failure: Callable[[str, str], object] | None = None
     clock: Callable[[], float] = time.time
+    limit: Callable[[float], asyncio.Timeout] = asyncio.timeout
     _values: ReadThrough[tuple[str, T]] = field(init=False, repr=False)
     _tasks: dict[str, asyncio.Task[bytes | None]] = field(init=False, repr=False)
     _is_closed: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Refuse a share that not every entry reaches, and a lease that is none."""
-        if not (0 < self.refresh_at < 1 - JITTER and 0 < self.lease < float("inf")):
-            raise ValueError(f"0 < refresh_at < {1 - JITTER} and 0 < lease must hold")
+        """Refuse shares that not every entry reaches, and a lease that is none."""
+        due, late, ttl = self.refresh_at, self.wait_at, self.entries.ttl
+        if not (0 < due < 1 - JITTER and due <= late <= 1 and 0 < self.lease <= ttl):
+            raise ValueError(
+                f"refresh_at < {1 - JITTER}, <= wait_at <= 1; lease <= ttl"
+            )
         stamped: Any = GenericAlias(tuple, (_Stamp, self.kind))
-        codec = Codec[tuple[str, T]](stamped)
+        codec, told = Codec[tuple[str, T]](stamped), self.on_failure
         self._values = ReadThrough(
-            name=self.name,
-            codec=codec,
-            entries=self.entries,
-            on_failure=self.on_failure,
+            name=self.name, codec=codec, entries=self.entries, on_failure=told
         )
         self._tasks = {}
 
@@ -120,8 +121,7 @@ class StaleRefresh(Generic[T]):
     async def _stamped(self, load: Callable[[], Awaitable[T]]) -> tuple[str, T]:
         value = await load()
         now, ttl = self.clock(), self.entries.ttl
-        shares = self.refresh_at, self.wait_at
-        due, late = (_moment(now + share * ttl) for share in shares)
+        due, late = (_moment(now + s * ttl) for s in (self.refresh_at, self.wait_at))
         return f"{due}:{late}:{secrets.token_hex(8)}", value
 
     async def _refresh(
@@ -129,7 +129,7 @@ class StaleRefresh(Generic[T]):
     ) -> bytes | None:
         """Return the new value's bytes; None if it was not for this process to load."""
         due = _moment(self.clock() + self.lease)
-        async with asyncio.timeout(self.lease):
+        async with self.limit(self.lease):
             entry = await self.entries.client().eval(_CLAIM, 1, key, seen, due)
             if entry is None:
                 return None

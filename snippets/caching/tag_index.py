@@ -21,6 +21,7 @@ from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import InvalidResponse
 
 BATCH = 500
+CENTURY = 3_153_600_000  # seconds; Redis refuses far longer amid a script
 
 # An entry is a hash: the field "=" has its value, a field "#tag" stands for each tag.
 # Each tag has an index: the keys stored with it, by the time at which they end. A key
@@ -72,7 +73,7 @@ for i = 5, #ARGV do
   if redis.call('PTTL', own) < life then redis.call('PEXPIRE', own, life) end
   fields[i * 2 - 7], fields[i * 2 - 6] = ARGV[i], ''
 end
-redis.call('HSET', key, unpack(fields))
+for i = 1, #fields, 2 do redis.call('HSET', key, fields[i], fields[i + 1]) end
 return redis.call('PEXPIRE', key, life)
 """
 
@@ -89,7 +90,7 @@ class Reading(NamedTuple):
 
 
 class TagIndex:
-    """Entries of one namespace; their keys and tags may be any text."""
+    """Entries of one namespace; their keys and tags may be any text in UTF-8."""
 
     def __init__(self, client: Client, namespace: str) -> None:
         """Ask for the client at each command; it must not decode responses."""
@@ -144,6 +145,6 @@ class TagIndex:
 
 def milliseconds(ttl: float) -> int:
     """Return a time to live in milliseconds; raise `ValueError` if it is none."""
-    if 0 < ttl < float("inf") and (whole := round(ttl * 1000)):
+    if 0 < ttl <= CENTURY and (whole := round(ttl * 1000)):
         return whole
-    raise ValueError(f"{ttl} s is not a time of a millisecond or more")
+    raise ValueError(f"{ttl} s is not a time from a millisecond to a century")

@@ -97,13 +97,13 @@ def plain(redis: Redis) -> Way:
 def ours(redis: Redis) -> Way:
     """The pattern."""
     cache = Cache(client=lambda: redis, namespace=NAMESPACE)
-    return Way("cached", cached(cache, ttl=TTL)(load), ours=True)
+    return Way("cached", cached(cache, ttl=TTL, vary=None)(load), ours=True)
 
 
 def ours_with_lease(redis: Redis) -> Way:
     """The pattern, with one execution in all processes."""
     cache = Cache(client=lambda: redis, namespace=f"{NAMESPACE}:lease")
-    get_user = cached(cache, ttl=TTL, lease=10)(load)
+    get_user = cached(cache, ttl=TTL, vary=None, lease=10)(load)
     return Way("cached with a lease", get_user, ours=True)
 
 

@@ -1,4 +1,4 @@
-"""Two calls share a key if and only if they are the same call."""
+"""Two calls share a key if and only if they are the same call, types included."""
 
 import subprocess
 import sys
@@ -92,7 +92,7 @@ async def rename(first: object, second: object = None) -> None:
 
 def key_of(function: Callable[..., object], *args: object, **kwargs: object) -> str:
     """Return the key of one call."""
-    return CacheKey(function, "telephony:1")(*args, **kwargs)
+    return CacheKey(function, "telephony:1", vary=None)(*args, **kwargs)
 
 
 SUMMER = datetime(2026, 7, 1, 12, tzinfo=UTC).replace(tzinfo=None)
@@ -178,7 +178,7 @@ def test_no_two_different_arguments_share_a_key() -> None:
         (key_of(rename, "a"), key_of(rename, "a", "None")),
         (key_of(find_user, 5), key_of(find_user, 5, page=2)),
         (key_of(find_user, 5), key_of(search, 5)),
-        (CacheKey(search, "telephony:1")(5), CacheKey(search, "telephony:2")(5)),
+        (key_of(search, 5), CacheKey(search, "telephony:2", vary=None)(5)),
     ],
 )
 def test_two_different_calls_do_not_share_a_key(first: str, second: str) -> None:
@@ -244,7 +244,7 @@ calls = st.tuples(
 @given(first=calls, second=calls)
 @example(first=([1], {}), second=([True], {}))
 @example(first=(["a", "b"], {}), second=(["ab"], {}))
-def test_calls_share_a_key_if_and_only_if_they_are_equal(
+def test_calls_share_a_key_if_and_only_if_they_are_written_alike(
     first: tuple[list[object], dict[str, object]],
     second: tuple[list[object], dict[str, object]],
 ) -> None:
@@ -361,7 +361,7 @@ def test_excluded_arguments_do_not_matter() -> None:
     async def find(session: object, user_id: int, request: object = None) -> None:
         """Use a session and a request."""
 
-    key = CacheKey(find, "telephony:1", exclude={"session", "request"})
+    key = CacheKey(find, "telephony:1", exclude={"session", "request"}, vary=None)
 
     assert key(object(), 7) == key(object(), 7, request=object())
     assert key(object(), 7) != key(object(), 8)
@@ -369,7 +369,7 @@ def test_excluded_arguments_do_not_matter() -> None:
 
 def test_excluding_an_unknown_parameter_is_refused() -> None:
     with pytest.raises(TypeError, match="no parameter 'sesion'"):
-        CacheKey(find_user, "telephony:1", exclude={"sesion"})
+        CacheKey(find_user, "telephony:1", exclude={"sesion"}, vary=None)
 
 
 class Directory:
@@ -385,13 +385,14 @@ class Directory:
 
 def test_a_method_says_whether_its_object_matters() -> None:
     with pytest.raises(TypeError, match="exclude 'self', or give key="):
-        CacheKey(Directory.find, "telephony:1")
+        CacheKey(Directory.find, "telephony:1", vary=None)
 
-    shared = CacheKey(Directory.find, "telephony:1", exclude={"self"})
+    shared = CacheKey(Directory.find, "telephony:1", exclude={"self"}, vary=None)
     own = CacheKey(
         Directory.find,
         "telephony:1",
         key=lambda call: (call["self"].tenant, call["user_id"]),
+        vary=None,
     )
     acme, globex = Directory("acme"), Directory("globex")
 
@@ -405,7 +406,10 @@ def test_a_key_function_is_given_the_defaults_too() -> None:
         """Search."""
 
     key = CacheKey(
-        page_of, "telephony:1", key=lambda call: [call["text"].lower(), call["page"]]
+        page_of,
+        "telephony:1",
+        key=lambda call: [call["text"].lower(), call["page"]],
+        vary=None,
     )
 
     assert key("Ada") == key(text="ADA", page=1)
@@ -413,7 +417,7 @@ def test_a_key_function_is_given_the_defaults_too() -> None:
 
 
 def test_a_key_function_must_return_what_can_be_told_apart() -> None:
-    key = CacheKey(search, "telephony:1", key=lambda call: call["args"][0])
+    key = CacheKey(search, "telephony:1", key=lambda call: call["args"][0], vary=None)
 
     with pytest.raises(CacheKeyError):
         key(object())
@@ -446,6 +450,52 @@ def test_a_missing_tenant_is_an_error() -> None:
 
     with pytest.raises(CacheKeyError, match="None"):
         copy_context().run(without_tenant)
+
+
+@pytest.mark.parametrize(
+    "found",
+    ["", b"", (), ("acme", None), (None, 7), ("acme", ""), ("", "acme")],
+)
+def test_a_tenant_or_a_user_that_is_missing_in_part_is_an_error(found: object) -> None:
+    key = CacheKey(find_user, "telephony:1", vary=lambda: found)
+
+    with pytest.raises(CacheKeyError, match="None, or empty"):
+        key(7)
+
+
+@pytest.mark.parametrize("found", [0, False, ("acme", 0), UUID(int=0)])
+def test_a_zero_is_not_missing(found: object) -> None:
+    assert CacheKey(find_user, "telephony:1", vary=lambda: found)(7)
+
+
+def test_what_a_result_varies_by_must_be_said_and_may_be_nothing() -> None:
+    make: Callable[..., CacheKey[...]] = CacheKey
+
+    with pytest.raises(TypeError, match="vary=None for nothing"):
+        make(find_user, "telephony:1")
+    assert make(find_user, "telephony:1", vary=None)(7)
+
+
+def test_an_argument_that_is_nested_too_deep_is_refused() -> None:
+    nested: list[object] = []
+    for _ in range(sys.getrecursionlimit()):
+        nested = [nested]
+
+    for value in (nested, endless(), {"filters": endless()}):
+        with pytest.raises(CacheKeyError, match="nested too deep"):
+            key_of(search, value)
+
+
+def endless() -> list[object]:
+    """Return a list that contains itself."""
+    one: list[object] = []
+    one.append(one)
+    return one
+
+
+def test_equal_numbers_of_different_texts_have_their_own_keys() -> None:
+    assert key_of(search, Decimal("1.0")) != key_of(search, Decimal("1.00"))
+    assert key_of(search, 0.0) != key_of(search, -0.0)
 
 
 def test_naive_keys_collide(proof: Proof) -> None:

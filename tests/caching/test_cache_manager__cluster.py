@@ -92,7 +92,7 @@ async def test_guarded_entries_with_derived_keys_hold_in_every_slot(
     async def get_user(user_id: int) -> bytes:
         return b"%d" % user_id
 
-    key = CacheKey(get_user, "telephony:1")
+    key = CacheKey(get_user, "telephony:1", vary=None)
     redis = cast("Redis", cluster)  # which is the only client its types know
     entries = GuardedEntries(client=lambda: redis, ttl=HOUR)
     leased = GuardedEntries(client=lambda: redis, ttl=HOUR, lease=60)
@@ -106,6 +106,27 @@ async def test_guarded_entries_with_derived_keys_hold_in_every_slot(
         assert (await entries.read(key(number))).payload == b"%d" % number
 
     assert len({cluster.keyslot(key(number)) for number in range(30)}) > 20
+
+
+async def test_100_000_entries_that_match_a_pattern_go_in_bounded_memory(
+    cluster: RedisCluster, tenants: list[CacheManager]
+) -> None:
+    manager = tenants[0]
+    await fill(cluster, "telephony:1:0", MANY, "calls")
+    for each in tenants:
+        await put(each, "user:7", "acme")
+
+    tracemalloc.start()
+    with count_round_trips() as trips:
+        assert await manager.invalidate_pattern("call:*") == MANY
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert set(trips.commands) <= {"SCAN", "UNLINK"}
+    assert trips.commands.count("UNLINK") >= MANY // 500
+    assert peak < MEGABYTE
+    for each in tenants:
+        assert await kept(each, "call:1", "user:7") == ["user:7"]
 
 
 async def test_of_100_000_entries_a_batch_goes_at_a_time_and_others_are_served(

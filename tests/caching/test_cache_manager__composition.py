@@ -55,7 +55,7 @@ class Teams:
             on_failure=lambda _, step: self.steps.append(step),
         )
         self.decorated = Cached(
-            self.members, CacheKey(self.members, "telephony:1"), self.results
+            self.members, CacheKey(self.members, "telephony:1", vary=None), self.results
         )
 
     @staticmethod

@@ -63,7 +63,7 @@ async def test_a_hit_has_the_value_and_type_of_the_miss_and_runs_nothing(
 ) -> None:
     calls = Counter[int]()
 
-    @cached(cache, ttl=300)
+    @cached(cache, ttl=300, vary=None)
     async def get_user(user_id: int) -> User:
         calls[user_id] += 1
         return ada(user_id)
@@ -84,7 +84,7 @@ async def test_a_hit_has_the_value_and_type_of_the_miss_and_runs_nothing(
 async def test_a_miss_with_a_lease_costs_one_round_trip_more(
     cache: Cache, proof: Proof
 ) -> None:
-    @cached(cache, ttl=300, lease=60)
+    @cached(cache, ttl=300, vary=None, lease=60)
     async def get_user(user_id: int) -> User:
         return ada(user_id)
 
@@ -98,7 +98,7 @@ async def test_a_miss_with_a_lease_costs_one_round_trip_more(
 
 
 async def test_a_cached_function_is_typed_as_the_function(cache: Cache) -> None:
-    @cached(cache, ttl=300)
+    @cached(cache, ttl=300, vary=None)
     async def get_user(user_id: int, *, active: bool = True) -> User | None:
         """Find a user."""
         return ada(user_id) if active and user_id > 7 else None
@@ -115,7 +115,7 @@ def test_a_function_that_is_not_async_is_refused(cache: Cache) -> None:
     def get_user(user_id: int) -> User:
         raise NotImplementedError(user_id)
 
-    decorate: Callable[[Any], object] = cached(cache, ttl=300)
+    decorate: Callable[[Any], object] = cached(cache, ttl=300, vary=None)
     with pytest.raises(TypeError, match="get_user is not an async function"):
         decorate(get_user)
 
@@ -128,9 +128,9 @@ def test_a_function_that_returns_orm_objects_is_refused(cache: Cache) -> None:
         raise NotImplementedError
 
     with pytest.raises(TypeError, match="return a DTO"):
-        cached(cache, ttl=300)(get_row)
+        cached(cache, ttl=300, vary=None)(get_row)
     with pytest.raises(TypeError, match="return a DTO"):
-        cached(cache, ttl=300)(get_rows)
+        cached(cache, ttl=300, vary=None)(get_rows)
 
 
 def test_a_function_without_a_return_annotation_is_refused(cache: Cache) -> None:
@@ -139,20 +139,20 @@ def test_a_function_without_a_return_annotation_is_refused(cache: Cache) -> None
 
     get_user.__annotations__.clear()
     with pytest.raises(TypeError, match="annotate what it returns"):
-        cached(cache, ttl=300)(get_user)
+        cached(cache, ttl=300, vary=None)(get_user)
 
 
 @pytest.mark.parametrize("ttl", [0, -1, 0.0001])
 def test_a_time_to_live_that_is_none_is_refused(cache: Cache, ttl: float) -> None:
     with pytest.raises(ValueError, match="is not a time"):
-        cached(cache, ttl=ttl)
+        cached(cache, ttl=ttl, vary=None)
 
 
 @pytest.mark.parametrize("result", [None, 0, 0.0, "", False, [], {}])
 async def test_none_and_what_is_false_are_kept(cache: Cache, result: object) -> None:
     calls = 0
 
-    @cached(cache, ttl=300)
+    @cached(cache, ttl=300, vary=None)
     async def look_up(number: str) -> object:
         nonlocal calls
         calls += 1
@@ -168,7 +168,7 @@ async def test_none_and_what_is_false_are_kept(cache: Cache, result: object) -> 
 async def test_none_is_not_kept_if_so_chosen(cache: Cache) -> None:
     results = [None, "Ada"]
 
-    @cached(cache, ttl=300, cache_none=False)
+    @cached(cache, ttl=300, vary=None, cache_none=False)
     async def look_up(number: str) -> str | None:
         return results.pop(0) if number == "1001" else None
 
@@ -178,7 +178,7 @@ async def test_none_is_not_kept_if_so_chosen(cache: Cache) -> None:
 async def test_an_exception_is_raised_each_time_and_not_kept(cache: Cache) -> None:
     calls = 0
 
-    @cached(cache, ttl=300)
+    @cached(cache, ttl=300, vary=None)
     async def get_user(user_id: int) -> User:
         nonlocal calls
         calls += 1
@@ -191,7 +191,7 @@ async def test_an_exception_is_raised_each_time_and_not_kept(cache: Cache) -> No
 
 
 async def test_calls_that_only_look_alike_are_kept_apart(cache: Cache) -> None:
-    @cached(cache, ttl=300)
+    @cached(cache, ttl=300, vary=None)
     async def echo(*args: object, **kwargs: object) -> str:
         return repr((args, kwargs))
 
@@ -215,7 +215,7 @@ async def test_calls_that_only_look_alike_are_kept_apart(cache: Cache) -> None:
 async def test_the_same_call_written_otherwise_is_a_hit(cache: Cache) -> None:
     calls = 0
 
-    @cached(cache, ttl=300)
+    @cached(cache, ttl=300, vary=None)
     async def search(text: str, page: int = 1, size: int = 20) -> list[str]:
         nonlocal calls
         calls += 1
@@ -232,7 +232,7 @@ async def test_the_same_call_written_otherwise_is_a_hit(cache: Cache) -> None:
 async def test_an_argument_that_cannot_be_in_a_key_is_an_error_at_the_call(
     cache: Cache,
 ) -> None:
-    @cached(cache, ttl=300)
+    @cached(cache, ttl=300, vary=None)
     async def find(filters: object) -> str:
         return str(filters)
 
@@ -243,7 +243,7 @@ async def test_an_argument_that_cannot_be_in_a_key_is_an_error_at_the_call(
 async def test_a_session_can_be_excluded_by_name(cache: Cache) -> None:
     sessions = []
 
-    @cached(cache, ttl=300, exclude={"session"})
+    @cached(cache, ttl=300, vary=None, exclude={"session"})
     async def get_user(session: object, user_id: int) -> User:
         sessions.append(session)
         return ada(user_id)
@@ -260,7 +260,9 @@ async def test_a_key_function_is_given_defaults_that_the_call_relies_on(
 ) -> None:
     calls = 0
 
-    @cached(cache, ttl=300, key=lambda call: (call["text"].lower(), call["page"]))
+    @cached(
+        cache, ttl=300, vary=None, key=lambda call: (call["text"].lower(), call["page"])
+    )
     async def search(text: str, page: int = 1) -> str:
         nonlocal calls
         calls += 1
@@ -280,13 +282,18 @@ async def test_a_method_excludes_self_or_says_what_of_it_matters(cache: Cache) -
             self.region = region
             self.calls = 0
 
-        @cached(cache, ttl=300, exclude={"self"})
+        @cached(cache, ttl=300, vary=None, exclude={"self"})
         async def name(self, user_id: int) -> str:
             """Say who it is, which is the same in all regions."""
             self.calls += 1
             return f"Ada {user_id}"
 
-        @cached(cache, ttl=300, key=lambda call: (call["self"].region, call["user_id"]))
+        @cached(
+            cache,
+            ttl=300,
+            vary=None,
+            key=lambda call: (call["self"].region, call["user_id"]),
+        )
         async def number(self, user_id: int) -> str:
             """Say where to call."""
             self.calls += 1
@@ -317,7 +324,7 @@ async def test_callers_of_one_method_on_one_object_share_an_execution(
 
         calls = 0
 
-        @cached(cache, ttl=300, exclude={"self"})
+        @cached(cache, ttl=300, vary=None, exclude={"self"})
         async def name(self, user_id: int) -> str:
             """Say who it is, after a while."""
             Users.calls += 1
@@ -335,7 +342,26 @@ def test_a_method_that_says_nothing_of_self_is_refused(cache: Cache) -> None:
         raise NotImplementedError(self, user_id)
 
     with pytest.raises(TypeError, match="exclude 'self', or give key="):
-        cached(cache, ttl=300)(name)
+        cached(cache, ttl=300, vary=None)(name)
+
+
+def test_a_class_method_is_refused(cache: Cache) -> None:
+    async def name(cls: object, user_id: int) -> str:
+        raise NotImplementedError(cls, user_id)
+
+    with pytest.raises(TypeError, match="class method"):
+        cached(cache, ttl=300, vary=None, exclude={"cls"})(name)
+
+
+def test_a_function_that_does_not_say_what_it_varies_by_is_refused(
+    cache: Cache,
+) -> None:
+    async def name(user_id: int) -> str:
+        raise NotImplementedError(user_id)
+
+    decorate: Callable[..., Callable[..., object]] = cached
+    with pytest.raises(TypeError, match="give vary=, or vary=None"):
+        decorate(cache, ttl=300)(name)
 
 
 async def test_two_tenants_are_given_their_own_values(cache: Cache) -> None:
@@ -367,7 +393,7 @@ async def test_key_invalidate_and_uncached_speak_of_the_same_call(
 ) -> None:
     calls = 0
 
-    @cached(cache, ttl=300)
+    @cached(cache, ttl=300, vary=None)
     async def get_user(user_id: int, region: str = "north") -> str:
         nonlocal calls
         calls += 1
@@ -394,7 +420,7 @@ async def test_key_invalidate_and_uncached_speak_of_the_same_call(
 async def test_invalidating_one_call_leaves_the_others(cache: Cache) -> None:
     calls = Counter[int]()
 
-    @cached(cache, ttl=300)
+    @cached(cache, ttl=300, vary=None)
     async def get_user(user_id: int) -> str:
         calls[user_id] += 1
         return "Ada"
@@ -414,7 +440,7 @@ async def test_a_caller_that_began_before_an_invalidation_cannot_restore_the_old
     stored = "old"
     has_read, may_return = asyncio.Event(), asyncio.Event()
 
-    @cached(cache, ttl=300)
+    @cached(cache, ttl=300, vary=None)
     async def get_name(user_id: int) -> str:
         name = f"{stored} {user_id}"
         has_read.set()
@@ -436,7 +462,7 @@ async def test_a_caller_that_began_before_an_invalidation_cannot_restore_the_old
 async def test_entries_live_between_nine_tenths_of_the_ttl_and_the_ttl(
     cache: Cache, redis: Redis
 ) -> None:
-    @cached(cache, ttl=3600)
+    @cached(cache, ttl=3600, vary=None)
     async def get_user(user_id: int) -> User:
         return ada(user_id)
 
@@ -460,7 +486,7 @@ async def test_a_result_that_cannot_be_stored_is_returned_and_counted(
         on_failure=lambda function, step: counted.update([(function, step)]),
     )
 
-    @cached(cache, ttl=300)
+    @cached(cache, ttl=300, vary=None)
     async def get_legs(call_id: int) -> object:
         return (call_id, "1001", "1002")
 
@@ -478,7 +504,9 @@ async def test_flushing_the_namespace_forgets_the_results(
 ) -> None:
     calls = 0
 
-    @cached(Cache(client=cache.client, namespace=f"{cache.namespace}:1"), ttl=300)
+    @cached(
+        Cache(client=cache.client, namespace=f"{cache.namespace}:1"), ttl=300, vary=None
+    )
     async def get_user(user_id: int) -> User:
         nonlocal calls
         calls += 1
@@ -499,7 +527,7 @@ async def test_the_client_may_be_made_after_the_function(
     clients: list[Redis] = []
     cache = Cache(client=lambda: clients[0], namespace=redis_server.namespace)
 
-    @cached(cache, ttl=300)
+    @cached(cache, ttl=300, vary=None)
     async def get_user(user_id: int) -> User:
         return ada(user_id)
 

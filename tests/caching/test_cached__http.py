@@ -83,7 +83,7 @@ async def test_a_cached_function_is_a_dependency_like_any_other(
     app = FastAPI()
     runs = 0
 
-    @cached(Cache(lambda: redis, redis_server.namespace), ttl=300)
+    @cached(Cache(lambda: redis, redis_server.namespace), ttl=300, vary=None)
     async def get_name(user_id: int) -> str:
         nonlocal runs
         runs += 1

@@ -28,7 +28,7 @@ async def ask(url: str, namespace: str, lease: float) -> None:
     """Ask for a user, in a process of its own, and print who it is."""
     async with create_redis(url, timeout=PATIENCE) as redis:
 
-        @cached(Cache(lambda: redis, namespace), ttl=300, lease=lease)
+        @cached(Cache(lambda: redis, namespace), ttl=300, vary=None, lease=lease)
         async def name(user_id: int) -> str:
             await redis.rpush(f"{namespace}:running", os.getpid())
             await redis.blpop([f"{namespace}:go"])

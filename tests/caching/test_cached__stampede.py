@@ -54,7 +54,7 @@ def name_of(
     """Return a cached function that asks the directory."""
     cache, lease = cache_and_lease
 
-    @cached(cache, ttl=300, lease=lease)
+    @cached(cache, ttl=300, vary=None, lease=lease)
     async def name(user_id: int) -> str:
         return f"{await directory.ask()} {user_id}"
 
@@ -165,7 +165,7 @@ async def test_callers_for_different_users_do_not_wait_for_one_another(
     cache, lease = cache_and_lease
     all_are_in = asyncio.Barrier(10)
 
-    @cached(cache, ttl=300, lease=lease)
+    @cached(cache, ttl=300, vary=None, lease=lease)
     async def name(user_id: int) -> str:
         await all_are_in.wait()
         return f"user {user_id}"

@@ -1,13 +1,15 @@
 """A stored value comes back equal in value and type, or is refused before storing."""
 
 import json
+import sys
 import traceback
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
+from ipaddress import IPv4Network
 from typing import Annotated, Any, Literal, NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -22,6 +24,8 @@ from pydantic import (
     PrivateAttr,
     SecretStr,
     computed_field,
+    model_serializer,
+    model_validator,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column
 
@@ -126,6 +130,12 @@ class Lax(BaseModel):
     row: UserRow | None = None
 
 
+class Numbers(BaseModel):
+    """A DTO that can be read only once."""
+
+    numbers: Iterable[int] = ()
+
+
 class Login(BaseModel):
     """Hides its secret from JSON."""
 
@@ -140,6 +150,7 @@ def codec(kind: object) -> Codec[Any]:
 
 ID = UUID("6f9f8f0a-3f6b-4d0e-9a52-0e6d1a3c5b7e")
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
+NIGHT = NOON.replace(tzinfo=None, fold=1)
 ADA = User(
     id=ID,
     extensions=(Extension(extensionNumber="1001", state=State.BUSY),),
@@ -187,6 +198,14 @@ KEPT = [
     (Ring, Ring(1.5)),
     (User, ADA),
     (list[User], [ADA]),
+    (deque[int], deque([1, 2])),
+    (deque[datetime], deque([NOON])),
+    (defaultdict[str, int], defaultdict(int, ring=1)),
+    (OrderedDict[str, int], OrderedDict(b=1, a=2)),
+    (Counter[str], Counter("ring")),
+    (IPv4Network, IPv4Network("10.0.0.0/8")),
+    (tuple[bool, float], (True, 1.0)),
+    (dict[tuple[int, ...], str], {}),
 ]
 
 REFUSED = [
@@ -206,6 +225,18 @@ REFUSED = [
     (float, float("nan")),
     (float, float("inf")),
     (set[int], {True}),
+    (tuple[int, ...], (1, True)),
+    (list[tuple[int, ...]], [(1.0,)]),
+    (deque[int], deque([True])),
+    (deque[float], deque([1])),
+    (deque[int], deque([1], maxlen=3)),
+    (list[deque[int]], [deque([1], maxlen=3)]),
+    (defaultdict[str, int], defaultdict(lambda: 5, ring=1)),
+    (object, bytearray(b"1001")),
+    (datetime, NIGHT),
+    (time, time(1, 30, fold=1)),
+    (deque[datetime], deque([NIGHT])),
+    (dict[str, datetime], {"end": NIGHT}),
     (tuple[str, int], Leg("1001", 60)),
     (list[tuple[str, int]], [Leg("1001", 60)]),
     (dict[str, int], Counter("ring")),
@@ -259,12 +290,95 @@ def test_a_model_whose_hidden_state_would_be_lost_is_refused() -> None:
         Codec(Session).encode(used)
 
 
-def test_a_value_that_contains_itself_is_refused() -> None:
+@pytest.mark.parametrize("kind", [object, list[object], Any])
+def test_a_value_that_contains_itself_is_refused(kind: object) -> None:
     calls: list[object] = []
     calls.append(calls)
 
     with pytest.raises(CodecError):
+        codec(kind).encode(calls)
+
+
+def test_a_value_that_is_nested_too_deep_is_refused() -> None:
+    calls: list[object] = []
+    for _ in range(sys.getrecursionlimit()):
+        calls = [calls]
+
+    with pytest.raises(CodecError):
         codec(object).encode(calls)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Iterable[int],
+        Iterator[int],
+        Generator[int, None, None],
+        list[Iterable[int]],
+        Numbers,
+    ],
+)
+def test_a_type_whose_values_can_be_read_only_once_is_refused(kind: object) -> None:
+    with pytest.raises(TypeError, match=r"return a (list|DTO)"):
+        codec(kind)
+
+
+@pytest.mark.parametrize("kind", [object, list[int], Sequence[int]])
+def test_a_value_that_can_be_read_only_once_is_refused_unread(kind: object) -> None:
+    numbers = iter([1, 2])
+
+    with pytest.raises(CodecError):
+        codec(kind).encode(numbers)
+    assert list(numbers) == [1, 2]
+
+    nested = [iter([1, 2])]
+    with pytest.raises(CodecError):
+        codec(list[object]).encode(nested)
+    assert list(nested[0]) == [1, 2]
+
+
+def test_whatever_a_validator_or_a_serializer_raises_is_a_refusal() -> None:
+    class Renamed(BaseModel):
+        """Reads only what it was once made of."""
+
+        name: str
+
+        @model_validator(mode="before")
+        @classmethod
+        def rename(cls, data: dict[str, str]) -> dict[str, str]:
+            """Take the name by which the field was once known."""
+            return {"name": data["title"]}
+
+    class Broken(BaseModel):
+        """Cannot be written."""
+
+        name: str
+
+        @model_serializer
+        def fail(self) -> str:
+            """Fail."""
+            raise ZeroDivisionError("hunter2")
+
+    renamed, broken = Codec(Renamed), Codec(Broken)
+
+    with pytest.raises(CodecError, match="are not a"):
+        renamed.decode(b'[{"name":"Ada"}]')
+    with pytest.raises(CodecError, match="would come back changed"):
+        renamed.encode(Renamed.model_validate({"title": "Ada"}))
+    with pytest.raises(CodecError, match="would come back changed") as caught:
+        broken.encode(Broken(name="Ada"))
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+
+
+def test_which_fields_were_left_to_their_defaults_is_not_kept() -> None:
+    user = User(id=ID)
+
+    back = Codec(User).decode(Codec(User).encode(user))
+
+    assert back == user
+    assert user.model_dump(exclude_unset=True) == {"id": ID}
+    assert back.model_dump(exclude_unset=True) == back.model_dump()
 
 
 scalars = (
@@ -451,6 +565,8 @@ def typed(value: object) -> object:
             parts = typed(value.seconds)
         case dict():
             parts = [(typed(key), typed(item)) for key, item in value.items()]
+        case deque():
+            parts = value.maxlen, [typed(item) for item in value]
         case list() | tuple():
             parts = [typed(item) for item in value]
         case set() | frozenset():

@@ -509,6 +509,17 @@ async def test_a_session_of_another_factory_is_refused_and_not_watched(
         await session.close()
 
 
+async def test_watching_a_factory_twice_is_refused(
+    sessions: Sessions, calls: Calls
+) -> None:
+    with pytest.raises(TypeError, match="watched already"):
+        CommitInvalidation(invalidate=calls).install(sessions)
+
+    async with session_scope(sessions) as session:
+        invalidate_on_commit(session, "user:7")
+    assert calls.tags == [("user:7",)]
+
+
 async def test_the_listeners_of_the_factory_s_own_session_class_still_work(
     sessions: Sessions,
 ) -> None:

@@ -121,7 +121,7 @@ async def test_a_cached_function_is_invalidated_by_a_commit(
 ) -> None:
     sessions = engine_and_sessions[1]
 
-    @cached(Cache(lambda: names.redis, names.namespace), ttl=TTL)
+    @cached(Cache(lambda: names.redis, names.namespace), ttl=TTL, vary=None)
     async def name_of(user_id: int) -> str:
         async with session_scope(sessions) as session:
             return (await session.get_one(User, user_id)).name

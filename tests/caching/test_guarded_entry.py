@@ -128,6 +128,9 @@ async def test_what_comes_too_late_to_be_stored_is_still_told_of_a_change(
     assert (await entries.read(key)).payload is None
     await entries.invalidate(key)
     assert not await entries.write(slow, b"old")
+    await redis.delete(key)  # as the end of the mark's life does
+    clock.now += HOUR / 2
+    assert not await entries.write(slow, b"old")
 
 
 async def test_a_lease_needs_no_clock_for_that(redis: Redis, key: str) -> None:
@@ -363,7 +366,65 @@ async def test_nobody_waits_for_more_than_two_leases(redis: Redis, key: str) -> 
     assert await leased.write(waiter, b"Ada")
 
 
-@pytest.mark.parametrize("seconds", [0, -1, 0.0001, float("inf"), float("nan")])
+@pytest.mark.parametrize("end", ["gives up", "dies"])
+async def test_who_saw_nothing_when_it_gave_up_waiting_has_no_right_to_write(
+    redis: Redis, key: str, end: str
+) -> None:
+    clock = Clock()
+
+    def process() -> GuardedEntries:
+        return GuardedEntries(
+            client=lambda: redis, ttl=HOUR, lease=60, clock=clock, sleep=clock.sleep
+        )
+
+    await process().read(key)  # it dies
+
+    def die_at_last() -> object:
+        over = clock.now > 1120
+        return asyncio.ensure_future(redis.delete(key)) if over else None
+
+    clock.when_asleep = die_at_last
+    slow = await process().read(key)
+    clock.when_asleep = lambda: None
+    await process().invalidate(key)
+    later = await process().read(key)  # its lease takes the place of the mark
+    if end == "gives up":
+        await process().write(later, None)
+    else:
+        await redis.delete(key)  # as the end of the lease does
+
+    assert slow.payload is None
+    assert not await process().write(slow, b"old")
+    assert not await process().write(slow, None)
+    assert await redis.get(key) is None
+
+
+async def test_who_is_cancelled_while_it_takes_the_lease_gives_it_back(
+    redis_server: RedisServer, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    redis = redis_server.client()
+    leased = GuardedEntries(client=lambda: redis, ttl=HOUR, lease=HOUR)
+    taken, replace = asyncio.Event(), redis.eval
+
+    async def eval_without_answer(script: str, keys: int, *arguments: str) -> object:
+        monkeypatch.setattr(redis, "eval", replace)
+        await replace(script, keys, *arguments)
+        taken.set()
+        return await asyncio.Event().wait()
+
+    monkeypatch.setattr(redis, "eval", eval_without_answer)
+    reader = asyncio.create_task(leased.read(key))
+    await taken.wait()
+    reader.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reader
+
+    assert await redis.get(key) is None
+
+
+@pytest.mark.parametrize(
+    "seconds", [0, -1, 0.0001, 3.2e9, 1e16, float("inf"), float("nan")]
+)
 def test_a_time_that_is_none_is_refused(seconds: float) -> None:
     with pytest.raises(ValueError, match="is not a time"):
         GuardedEntries(client=Redis, ttl=seconds)

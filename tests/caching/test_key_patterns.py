@@ -119,13 +119,18 @@ async def test_a_literal_matches_its_text_and_nothing_else(
 
 
 @pytest.mark.parametrize("keys", [0, 1, 499, 500, 501, 1000, 1234])
-async def test_every_key_is_counted_once(redis: Redis, prefix: str, keys: int) -> None:
+async def test_every_key_is_counted_once(
+    redis: Redis, redis_backend: str, prefix: str, keys: int
+) -> None:
     if keys:
         await put(redis, prefix, *map(str, range(keys)))
 
     with count_round_trips() as trips:
         assert await delete_matching(redis, prefix, "*") == keys
-    assert trips.commands.count("UNLINK") == -(-keys // 500)
+    batches = -(-keys // 500)
+    assert trips.commands.count("UNLINK") >= batches  # SCAN may give a key twice
+    if redis_backend == "fakeredis":
+        assert trips.commands.count("UNLINK") == batches
     assert set(trips.commands) <= {"SCAN", "UNLINK"}
 
 

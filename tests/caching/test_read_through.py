@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from signal import SIGCONT, SIGSTOP
@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from catalogue.plugin import Proof
+from snippets.caching.cache_manager import CacheManager
 from snippets.caching.codec import Codec
 from snippets.caching.guarded_entry import GuardedEntries
 from snippets.caching.read_through import ReadThrough
@@ -25,6 +26,8 @@ from tests.support.redis_servers import (
     FakeRedisServer,
     PrivateRedisServer,
     RedisServer,
+    fake_redis,
+    hasty,
 )
 
 PATIENCE = 60
@@ -177,7 +180,7 @@ async def test_200_callers_load_once_and_are_given_objects_of_their_own(
     proof.cost("200 misses at once", loads=1)
 
 
-async def test_hits_at_the_same_moment_share_a_round_trip(
+async def test_hits_at_the_same_moment_take_two_round_trips_in_all(
     users: ReadThrough[User | None], key: str
 ) -> None:
     load = Load([ADA])
@@ -186,7 +189,7 @@ async def test_hits_at_the_same_moment_share_a_round_trip(
     with count_round_trips() as trips:
         results = await asyncio.gather(*(users.get(key, load) for _ in range(32)))
 
-    assert trips.total == 1
+    assert trips.total == 2  # the first one's, and one that began after all asked
     assert len({id(user) for user in results}) == 32
     assert load.runs == 1
 
@@ -273,6 +276,123 @@ async def test_who_asks_after_an_invalidation_elsewhere_is_not_given_the_old_val
     assert load.runs == 2
 
 
+@pytest.mark.parametrize("lease", [None, 60])
+async def test_a_none_that_is_not_kept_is_not_given_to_who_asks_after_a_change(
+    make_users: MakeUsers, redis_server: RedisServer, key: str, lease: float | None
+) -> None:
+    here, there = (
+        make_users(redis_server.client(), lease=lease, cache_none=False)
+        for _ in range(2)
+    )
+    load = Load([None, ADA], gate=asyncio.Event())
+    assert load.gate is not None
+    before = asyncio.create_task(there.get(key, load))
+    await load.begun.wait()
+
+    await here.invalidate(key)
+    after = asyncio.create_task(there.get(key, load))
+    await asyncio.sleep(0)
+    load.gate.set()
+
+    assert await before is None
+    assert await after == ADA
+
+
+@pytest.mark.parametrize("command", ["get", "eval"])
+async def test_who_asks_after_a_change_is_not_given_an_answer_that_was_on_its_way(
+    make_users: MakeUsers,
+    redis_server: RedisServer,
+    key: str,
+    command: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    redis = redis_server.client()
+    here, there = make_users(redis_server.client()), make_users(redis)
+    load = Load([ADA, None])
+    if command == "get":
+        await here.get(key, load)
+    answered, may_arrive = asyncio.Event(), asyncio.Event()
+    send: Callable[..., Awaitable[object]] = getattr(redis, command)
+
+    async def late(*arguments: object) -> object:
+        answer = await send(*arguments)
+        answered.set()
+        await may_arrive.wait()
+        return answer
+
+    monkeypatch.setattr(redis, command, late)
+    before = asyncio.create_task(there.get(key, load))
+    await answered.wait()
+    await here.invalidate(key)
+    after = [asyncio.create_task(there.get(key, load)) for _ in range(50)]
+    await asyncio.sleep(0)  # they wait for that answer
+    may_arrive.set()
+
+    assert await before == ADA
+    assert await asyncio.gather(*after) == [None] * 50
+    assert load.runs == 2
+
+
+async def test_who_asks_after_a_change_is_not_given_what_an_outage_left_unproved(
+    make_users: MakeUsers, key: str
+) -> None:
+    async with fake_redis() as server:
+        here, there = (make_users(server.client()) for _ in range(2))
+        load = Load([ADA, None], gate=asyncio.Event())
+        assert load.gate is not None
+        with server.down():
+            before = asyncio.create_task(there.get(key, load))
+            await load.begun.wait()
+
+        await here.invalidate(key)
+        after = asyncio.create_task(there.get(key, load))
+        await asyncio.sleep(0)
+        load.gate.set()
+
+        assert await before == ADA
+        assert await after is None
+
+
+async def test_nor_what_could_not_be_stored(make_users: MakeUsers, key: str) -> None:
+    async with fake_redis() as server:
+        here, there = (make_users(server.client()) for _ in range(2))
+        old, new = Load([ADA], gate=asyncio.Event()), Load([None])
+        assert old.gate is not None
+        before = asyncio.create_task(there.get(key, old))
+        await old.begun.wait()
+
+        await here.invalidate(key)
+        after = asyncio.create_task(there.get(key, new))
+        await asyncio.sleep(0)
+        with server.down():
+            old.gate.set()
+            assert await before == ADA
+            assert await after is None
+
+
+async def test_nor_what_replaces_nonsense_by_its_tags(
+    redis_server: RedisServer, tagged: str
+) -> None:
+    redis = redis_server.client()
+    manager = CacheManager(lambda: redis, tagged)
+    codec = Codec[User | None](User | None)
+    entries = manager.entries(ttl=300, tags=lambda *_: ["users"])
+    users = ReadThrough(name="users", codec=codec, entries=entries)
+    load = Load([ADA, None], gate=asyncio.Event())
+    assert load.gate is not None
+    await manager.set_with_tags(await manager.get("user:7"), b"nonsense", ttl=300)
+    before = asyncio.create_task(users.get("user:7", load))
+    await load.begun.wait()
+
+    await manager.invalidate_by_tags("users")
+    after = asyncio.create_task(users.get("user:7", load))
+    await asyncio.sleep(0)
+    load.gate.set()
+
+    assert await before == ADA
+    assert await after is None
+
+
 async def test_who_waited_for_two_loads_that_were_overtaken_waits_for_no_third(
     make_users: MakeUsers, redis_server: RedisServer, key: str
 ) -> None:
@@ -285,12 +405,52 @@ async def test_who_waited_for_two_loads_that_were_overtaken_waits_for_no_third(
         return user
 
     assert load.gate is not None
-    callers = [asyncio.create_task(there.get(key, overtaken)) for _ in range(20)]
+    before = [asyncio.create_task(there.get(key, overtaken)) for _ in range(20)]
     await load.begun.wait()
+    during = [asyncio.create_task(there.get(key, overtaken)) for _ in range(20)]
+    await asyncio.sleep(0)
     load.gate.set()
 
-    assert await asyncio.gather(*callers) == [ADA] + [None] * 19
+    assert await asyncio.gather(*before) == [ADA] * 20  # it began after they asked
+    assert await asyncio.gather(*during) == [None] * 20
     assert load.runs == 2
+
+
+async def test_a_metric_that_raises_fails_no_call(
+    breakable: FakeRedisServer | PrivateRedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    def raise_error(*_: str) -> None:
+        raise RuntimeError("no metrics")
+
+    redis = breakable.client()
+    entries = GuardedEntries(client=lambda: redis, ttl=300)
+    users = ReadThrough(
+        name="users", codec=Codec(User), entries=entries, on_failure=raise_error
+    )
+
+    async def load() -> User:
+        return ADA
+
+    with breakable.down():
+        assert await users.get("user:7", load) == ADA
+    assert "no metrics" in caplog.text
+
+
+async def test_tags_that_cannot_be_told_fail_no_call(
+    redis: Redis, tagged: str, told: Told
+) -> None:
+    def tags(_: str, payload: bytes) -> list[str]:
+        raise KeyError(payload)
+
+    users = ReadThrough(
+        name="users",
+        codec=Codec[User | None](User | None),
+        entries=CacheManager(lambda: redis, tagged).entries(ttl=300, tags=tags),
+        on_failure=lambda name, step: told.counted.update([(name, step)]),
+    )
+
+    assert await users.get("user:7", Load([ADA])) == ADA
+    told.assert_once("write")
 
 
 async def test_a_load_that_ends_badly_gives_its_lease_back(
@@ -419,6 +579,21 @@ async def test_a_server_that_never_answers_delays_a_call_by_one_time_limit(
     told.assert_once("read")
 
 
+async def test_of_two_callers_one_waits_for_an_answer_and_one_for_the_connection(
+    make_users: MakeUsers, told: Told
+) -> None:
+    async with faulty_server() as silent:
+        async with create_redis(silent.url, pool_size=1, timeout=0.1) as redis:
+            users = make_users(redis)
+            calls = (users.get(key, Load([ADA])) for key in ("user:7", "user:8"))
+            async with asyncio.timeout(PATIENCE):
+                assert await asyncio.gather(*calls) == [ADA] * 2
+
+        # The second may be given the connection of the first, and wait once more.
+        assert silent.connections <= 2
+    assert told.counted == {("users", "read"): 2}
+
+
 @pytest.mark.parametrize(
     "reply",
     [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"$seven\r\n", b"-ERR no\r\n", b"\r\n"],
@@ -443,17 +618,18 @@ async def test_a_server_that_stands_still_fails_no_call(
 ) -> None:
     assert redis_backend == "redis"
     load = Load([ADA])
-    async with create_redis(private_redis.url, timeout=0.1) as redis:
+    async with create_redis(private_redis.url, pool_size=1, timeout=PATIENCE) as redis:
         users = make_users(redis)
         await users.get("user:7", load)
         assert private_redis.process is not None
 
-        private_redis.process.send_signal(SIGSTOP)
-        try:
-            async with asyncio.timeout(60):
-                assert await users.get("user:7", load) == ADA
-        finally:
-            private_redis.process.send_signal(SIGCONT)
+        async with hasty(redis):
+            private_redis.process.send_signal(SIGSTOP)
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    assert await users.get("user:7", load) == ADA
+            finally:
+                private_redis.process.send_signal(SIGCONT)
 
         assert await users.get("user:7", load) == ADA
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -11,11 +11,12 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
+from fakeredis import FakeAsyncRedis
 from fastapi import FastAPI, WebSocket
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Connection, Redis
 from redis.exceptions import MaxConnectionsError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from starlette.types import Message, Scope
@@ -24,6 +25,7 @@ from catalogue.plugin import Proof
 from snippets.caching.codec import Codec, CodecError
 from snippets.caching.redis_client import (
     BATCH,
+    LONGEST_SECONDS,
     MISS,
     Namespace,
     create_redis,
@@ -33,7 +35,12 @@ from snippets.caching.redis_client_naive import JsonCache
 from snippets.caching.redis_client_wiring import RedisDep, create_app
 from tests.support.counters import count_round_trips
 from tests.support.redis_faults import faulty_server, tcp_server
-from tests.support.redis_servers import PrivateRedisServer, RedisServer, free_port
+from tests.support.redis_servers import (
+    PrivateRedisServer,
+    RedisServer,
+    free_port,
+    hasty,
+)
 
 # A busy machine is no reason to fail.
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -97,10 +104,39 @@ async def test_every_wait_has_an_end() -> None:
         assert silent.connections <= 2
 
 
+async def test_a_call_waits_for_a_connection_no_longer_than_for_an_answer(
+    redis_url: str,
+) -> None:
+    async with create_redis(redis_url, pool_size=1, timeout=0.1) as redis:
+        pool = redis.connection_pool
+        assert isinstance(pool, BlockingConnectionPool)
+        take: Callable[[], Connection] = pool.get_available_connection
+        taken = take()
+        with count_round_trips() as trips, pytest.raises(RedisError, match="No conn"):
+            await redis.get("user:7")
+        await pool.release(taken)
+
+    assert trips.total == 0
+    assert pool.timeout == 0.1
+
+
+async def test_every_connection_has_the_limit_to_connect_and_for_each_answer() -> None:
+    async with create_redis("redis://127.0.0.1:1/0", timeout=0.1) as redis:
+        make: Callable[[], Connection] = redis.connection_pool.make_connection
+        connection = make()
+
+    assert connection.socket_connect_timeout == connection.socket_timeout == 0.1
+
+
 async def test_a_command_is_not_sent_twice(redis_url: str) -> None:
-    async with create_redis(redis_url, timeout=0.1) as redis:
-        with count_round_trips() as trips, pytest.raises(RedisTimeoutError):
-            await redis.blpop(["nobody pushes here"], timeout=1)
+    async with create_redis(redis_url, pool_size=1, timeout=PATIENCE) as redis:
+        await redis.ping()
+        key = f"test-{uuid4().hex}"
+        async with hasty(redis):
+            with count_round_trips() as trips, pytest.raises(RedisTimeoutError):
+                await redis.blpop([key], timeout=PATIENCE)
+        await redis.rpush(key, "for what still waits in an embedded server")
+        await redis.pexpire(key, 60_000)
 
     assert trips.commands == ["BLPOP"]
 
@@ -262,13 +298,17 @@ async def test_an_entry_ends_after_its_time_to_live_or_never(
     users: Namespace[User], redis: Redis
 ) -> None:
     user = User(id=7)
-    await users.set("user", 7, value=user, ttl=0.5)
-    assert 0 < await redis.pttl(users.key("user", 7)) <= 500
+    await users.set("user", 7, value=user, ttl=300.5)
+    assert 0 < await redis.pttl(users.key("user", 7)) <= 300_500
+    await users.set("user", 7, value=user, ttl=LONGEST_SECONDS)
+    assert await redis.pttl(users.key("user", 7)) > 300_500
     await users.set("user", 7, value=user, ttl=None)
     assert await redis.pttl(users.key("user", 7)) == -1
 
 
-@pytest.mark.parametrize("ttl", [0, -1, 0.0009, float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "ttl", [0, -1, 0.0009, 3.2e9, 1e16, float("nan"), float("inf")]
+)
 async def test_a_time_to_live_that_is_none_is_refused(
     users: Namespace[User], ttl: float
 ) -> None:
@@ -334,6 +374,18 @@ async def test_flushing_goes_in_batches(redis: Redis, app_name: str) -> None:
 
     assert set(trips.commands) == {"SCAN", "UNLINK"}
     assert trips.commands.count("UNLINK") >= 3
+
+
+async def test_flushing_goes_on_where_a_batch_has_only_keys_of_others(
+    redis: Redis, app_name: str
+) -> None:
+    space = namespaced(redis, app_name, version=1, codec=Codec(int))
+    others = {f"{app_name}+{number}": "of another" for number in range(10 * BATCH)}
+    await redis.mset(others)
+    await space.set("user", 7, value=7, ttl=300)
+
+    assert await space.flush() == 1
+    assert await redis.exists(*others) == len(others)
 
 
 @pytest.mark.parametrize(
@@ -441,6 +493,39 @@ async def version_of(redis: Redis) -> tuple[int, ...]:
     """Return the version of a server, without its last part."""
     version = (await redis.info("server"))["redis_version"]
     return tuple(int(part) for part in version.split(".")[:2])
+
+
+async def test_fakeredis_neither_describes_a_key_nor_tells_of_its_changes(
+    redis: Redis, redis_backend: str, app_name: str, proof: Proof
+) -> None:
+    await redis.set(app_name, "1001")
+    commands = ("OBJECT", "ENCODING", app_name), ("CLIENT", "TRACKING", "OFF")
+    execute: Callable[..., Awaitable[object]] = redis.execute_command
+
+    for name, *rest in commands:
+        title = f"{name} {rest[0]}"
+        if redis_backend == "fakeredis":
+            with pytest.raises(ResponseError, match="unknown command"):
+                await execute(name, *rest)
+            proof.differs(title, "an unknown command")
+        else:
+            assert await execute(name, *rest) in {b"int", b"OK"}
+            proof.differs(title, "answered")
+
+
+async def test_two_fake_clients_share_data_only_through_one_server(
+    redis_backend: str, redis_server: RedisServer, app_name: str, proof: Proof
+) -> None:
+    await redis_server.client().set(app_name, "Ada")
+
+    assert await redis_server.client().get(app_name) == b"Ada"
+    if redis_backend == "fakeredis":
+        assert await FakeAsyncRedis().get(app_name) is None
+        proof.differs(
+            "Two clients made one by one", "share nothing without a FakeServer"
+        )
+    else:
+        proof.differs("Two clients made one by one", "share the server's data")
 
 
 async def test_fakeredis_does_not_tell_about_itself(

@@ -19,7 +19,6 @@ from tests.support.stale_refresh import (
     ADA,
     ADA_MARRIED,
     DUE,
-    LEASE,
     TTL,
     Load,
     Service,
@@ -84,7 +83,7 @@ def test_the_share_is_exact_to_the_millisecond(
             name="users",
             kind=User | None,
             entries=GuardedEntries(client=lambda: redis, ttl=ttl),
-            lease=LEASE,
+            lease=ttl,
             refresh_at=percent / 100,
             clock=lambda: service.now,
         )
@@ -277,7 +276,18 @@ def test_a_share_that_not_every_entry_reaches_is_refused(
         service.users(Redis(), refresh_at=share)
 
 
-@pytest.mark.parametrize("lease", [0, -1, float("inf"), float("nan")])
+@pytest.mark.parametrize(
+    ("refresh_at", "wait_at"),
+    [(0.5, 0.4), (0.5, 1.1), (0.5, 0), (0.5, float("inf")), (0.5, float("nan"))],
+)
+def test_a_wait_that_begins_before_the_refresh_or_after_the_end_is_refused(
+    service: Service, refresh_at: float, wait_at: float
+) -> None:
+    with pytest.raises(ValueError, match="wait_at"):
+        service.users(Redis(), refresh_at=refresh_at, wait_at=wait_at)
+
+
+@pytest.mark.parametrize("lease", [0, -1, TTL + 1, float("inf"), float("nan")])
 def test_a_lease_that_is_none_is_refused(service: Service, lease: float) -> None:
     with pytest.raises(ValueError, match="lease"):
         service.users(Redis(), lease=lease)

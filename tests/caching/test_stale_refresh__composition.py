@@ -15,7 +15,7 @@ from snippets.caching.guarded_entry import GuardedEntries
 from snippets.caching.redis_client import create_redis
 from snippets.caching.stale_refresh import StaleRefresh
 from tests.support.redis_faults import faulty_server
-from tests.support.redis_servers import PrivateRedisServer, RedisServer
+from tests.support.redis_servers import PrivateRedisServer, RedisServer, hasty
 from tests.support.stale_refresh import (
     ADA,
     ADA_MARRIED,
@@ -131,7 +131,7 @@ async def test_a_redis_that_stands_still_during_a_refresh_delays_no_reader(
     service, load = Service(), Load.held(ADA_MARRIED)
     async with (
         asyncio.timeout(60),
-        create_redis(private_redis.url, timeout=0.1) as redis,
+        create_redis(private_redis.url, pool_size=1, timeout=60) as redis,
         service.users(redis) as users,
     ):
         await users.get("user:7", Load.of(ADA))
@@ -140,12 +140,13 @@ async def test_a_redis_that_stands_still_during_a_refresh_delays_no_reader(
         await load.begun.wait()
         assert private_redis.process is not None
 
-        private_redis.process.send_signal(SIGSTOP)
-        try:
-            load.gate.set()
-            async with users:
-                pass
-        finally:
-            private_redis.process.send_signal(SIGCONT)
+        async with hasty(redis):
+            private_redis.process.send_signal(SIGSTOP)
+            try:
+                load.gate.set()
+                async with users:
+                    pass
+            finally:
+                private_redis.process.send_signal(SIGCONT)
 
         assert service.told == {("users", "refresh"): 1}

@@ -109,11 +109,13 @@ async def test_after_a_failure_one_reader_tries_again_when_the_lease_is_over(
 async def test_a_refresh_that_takes_longer_than_its_lease_is_cancelled(
     redis: Redis, due: str, service: Service
 ) -> None:
-    users = service.users(redis, lease=0.05)
+    users = service.users(redis, limit=service.limit)
     load = Load.held(ADA_MARRIED)
 
     async with asyncio.timeout(60), users:
         await users.get(due, load)
+        await load.begun.wait()
+        service.end_leases()
 
     assert load.cancelled == 1
     assert service.told == REFRESH_FAILED

@@ -118,12 +118,15 @@ def test_nothing_is_destroyed_while_it_is_pending(
     async def serve() -> None:
         async with (
             create_redis(redis_url) as redis,
-            service.users(redis, lease=0.2) as users,
+            service.users(redis, limit=service.limit) as users,
         ):
             await users.get(key, Load.of(ADA))
             service.now += DUE
             await users.get(key, load)
-            await redis.pexpire(key, 1000)
+            await redis.pexpire(key, 60_000)
+            await load.begun.wait()
+            if not load.gate.is_set():
+                asyncio.get_running_loop().call_soon(service.end_leases)
 
     asyncio.run(asyncio.wait_for(serve(), 60))
     gc.collect()

@@ -19,6 +19,8 @@ from tests.support.servers import address, problem
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
+    from redis.asyncio import Connection
+
 
 class ClientOptions(TypedDict, total=False):
     """What a test may choose about a client; times are in seconds."""
@@ -141,6 +143,22 @@ class PrivateRedisServer(RealRedisServer):
             yield
         finally:
             self.start()
+
+
+@asynccontextmanager
+async def hasty(redis: Redis) -> AsyncIterator[None]:
+    """Let the client's one open connection wait for a tenth of a second per answer.
+
+    So a limit that is to be exceeded does not bound what comes before and after.
+    """
+    take: Callable[[], Awaitable[Connection]] = redis.connection_pool.get_connection
+    connection = await take()
+    await redis.connection_pool.release(connection)
+    patience, connection.socket_timeout = connection.socket_timeout, 0.1
+    try:
+        yield
+    finally:
+        connection.socket_timeout = patience
 
 
 @asynccontextmanager

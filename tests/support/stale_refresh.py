@@ -13,6 +13,8 @@ from snippets.caching.guarded_entry import GuardedEntries
 from snippets.caching.stale_refresh import StaleRefresh
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from redis.asyncio import Redis
 
 TTL = 300.0
@@ -77,6 +79,18 @@ class Service:
 
     now: float = 1000.0
     told: Counter[tuple[str, str]] = field(default_factory=Counter)
+    limits: list[asyncio.Timeout] = field(default_factory=list)
+
+    def limit(self, lease: float) -> asyncio.Timeout:
+        """Return a limit that holds until the test ends it, however slow all is."""
+        assert lease == LEASE
+        self.limits.append(asyncio.timeout(None))
+        return self.limits[-1]
+
+    def end_leases(self) -> None:
+        """End the time of every refresh that runs."""
+        for limit in self.limits:
+            limit.reschedule(asyncio.get_running_loop().time())
 
     def users(
         self,
@@ -85,6 +99,7 @@ class Service:
         lease: float = LEASE,
         refresh_at: float = 0.8,
         wait_at: float = 1.0,
+        limit: Callable[[float], asyncio.Timeout] = asyncio.timeout,
     ) -> Users:
         """Return users on a client, as one more process would have them."""
         return StaleRefresh[User | None](
@@ -96,4 +111,5 @@ class Service:
             wait_at=wait_at,
             on_failure=lambda name, step: self.told.update([(name, step)]),
             clock=lambda: self.now,
+            limit=limit,
         )
