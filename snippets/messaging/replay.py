@@ -6,6 +6,7 @@ well does not get it twice. It leaves the dead-letter queue once RabbitMQ has co
 its copy; if the process dies in between, both are there, under one id.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,9 @@ from snippets.messaging.dead_letters import (
     published,
 )
 from snippets.messaging.rabbit_broker import publish_confirmed
+
+LOOKS, LOOK_SECONDS = 100, 0.05
+"""How often and how soon again a replay looks for what it has put back."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +87,10 @@ async def replay(
 ) -> int:
     """Replay at most `limit` messages in the queue's order; return how many it were.
 
-    Those that are not `wanted` are held until the end, and then put back behind the
-    others. What fails again meanwhile is left for the next time. Raises `PublishError`
-    when a copy is not confirmed: that message and all later ones stay.
+    Those that are not `wanted` are held in memory until the end, and then put back
+    behind the others, each with one more in its `x-delivery-count`. What fails again
+    meanwhile is left for the next time. Raises `PublishError` when a copy is not
+    confirmed: that message and all later ones stay.
     """
     queue = await broker.declare_queue(topology.dead())
     held, replayed = [], 0
@@ -108,6 +113,10 @@ async def replay(
     finally:
         for message in held:
             await message.nack(requeue=True)
+    for _ in range(LOOKS):  # RabbitMQ does not say when they are there again
+        if not held or await depth(broker, topology) >= len(held):
+            break
+        await asyncio.sleep(LOOK_SECONDS)
     return replayed
 
 
