@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NoReturn, cast
 from uuid import UUID
 
 import aiormq
@@ -135,6 +136,16 @@ def again(message: RabbitMessage, exchange: RabbitExchange) -> Outgoing:
     )
 
 
+def kill(task: asyncio.Task[int], relay: OutboxRelay) -> None:
+    """Have a relay die as its process would: it marks nothing any more."""
+
+    def die() -> NoReturn:
+        raise SystemError
+
+    relay.sessions = cast("Sessions", die)
+    task.cancel()
+
+
 @dataclass
 class Service:
     """A database of both services, and the clock of all their processes."""
@@ -150,6 +161,7 @@ class Service:
         *,
         batch: int = 100,
         attempts: int = 20,
+        uniform: Callable[[float, float], float] = lambda _, high: high,
     ) -> OutboxRelay:
         """Return one more relay."""
         return OutboxRelay(
@@ -161,6 +173,7 @@ class Service:
             lease=LEASE,
             interval=3600,
             now=lambda: self.time,
+            uniform=uniform,
         )
 
     async def forward(
