@@ -282,3 +282,14 @@ def events(name: str) -> RabbitExchange:
 def publisher(broker: RabbitBroker) -> Callable[[Outgoing], Awaitable[None]]:
     """Return what a relay publishes with."""
     return partial(publish_confirmed, broker)
+
+
+async def blocked(engine: AsyncEngine) -> None:
+    """Wait until a session waits for another one; PostgreSQL tells nobody."""
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    own = " AND datname = current_database()"
+    async with engine.connect() as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        found = False
+        while not found:
+            found = bool(await connection.scalar(sa.text(waits + own)))
