@@ -13,7 +13,7 @@ Source: https://microservices.io/patterns/data/transactional-outbox.html
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -25,8 +25,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from snippets.messaging.events import DomainEvent
 
 Sessions = async_sessionmaker[AsyncSession]
-UNSENT = sa.text("published_at IS NULL")
-WAITING: dict[str, Any] = {"postgresql_where": UNSENT, "sqlite_where": UNSENT}
+WHERE = "postgresql_where", "sqlite_where"
 NAME_BYTES, TEXT_BYTES = 128, 16_384  # of a key or header's name; of all with values
 
 
@@ -38,9 +37,10 @@ class OutboxMessage(OutboxBase):
     """An event that is to be published, or was."""
 
     __tablename__ = "outbox_messages"
+    waiting: ClassVar[Any] = dict.fromkeys(WHERE, sa.text("published_at IS NULL"))
     __table_args__ = (
-        sa.Index("ix_outbox_messages_waiting", "id", **WAITING),
-        sa.Index("ix_outbox_messages_key", "key", "id", **WAITING),
+        sa.Index("ix_outbox_messages_waiting", "id", **waiting),
+        sa.Index("ix_outbox_messages_key", "key", "id", **waiting),
         {"sqlite_autoincrement": True},  # an id is never given twice
     )
 

@@ -50,12 +50,12 @@ class Forwarded(EventData):
 
 
 # It always writes, so changes of one number wait for each other, also the first two.
-FORWARD = sa.text(
-    """INSERT INTO extensions (number, forwards_to, version) VALUES (:number, :to, 1)
-    ON CONFLICT (number) DO UPDATE
-    SET forwards_to = excluded.forwards_to, version = extensions.version + 1
-    RETURNING version"""
-)
+FORWARD = """
+INSERT INTO extensions (number, forwards_to, version) VALUES (:number, :to, 1)
+ON CONFLICT (number) DO UPDATE
+SET forwards_to = excluded.forwards_to, version = extensions.version + 1
+RETURNING version
+"""
 
 
 async def connect_and_relay(broker: RabbitBroker, relay: OutboxRelay) -> None:
@@ -107,7 +107,8 @@ def create_app(database_url: str, rabbitmq_url: str, topic: RabbitExchange) -> F
         session: SessionDep,
         x_correlation_id: Annotated[str, Header(pattern=r"^[!-~]{1,128}$")],
     ) -> None:
-        version = await session.scalar(FORWARD, {"number": number, "to": to})
+        values = {"number": number, "to": to}
+        version = await session.scalar(sa.text(FORWARD), values)
         data = Forwarded(number=number, to=to, version=version)
         event = registry.new(data, tenant="acme", correlation_id=x_correlation_id)
         await enqueue(session, event, key=f"extension:{number}")

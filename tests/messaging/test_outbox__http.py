@@ -121,7 +121,7 @@ async def test_a_change_to_what_it_was_is_in_the_order_of_commits_too(
     async with serving(app) as client, asyncio.timeout(30):
         await client.put("/extensions/1001", json={"to": "1111"}, headers=HEADERS)
         async with session_scope(app.state.sessions) as session:
-            version = await session.scalar(FORWARD, same)
+            version = await session.scalar(sa.text(FORWARD), same)
             body = {"to": "2222"}
             other = asyncio.create_task(
                 client.put("/extensions/1001", json=body, headers=HEADERS)
