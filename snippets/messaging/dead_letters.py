@@ -2,14 +2,16 @@
 
 Each wait is a queue whose time to live hands messages back: no consumer sleeps, and
 neighbours overtake. The exchange that a message comes from says which attempt it is; no
-header can. A message that fails for good is in the dead-letter queue exactly once, or
-twice under one id if its consumer dies before it can acknowledge. RabbitMQ moves it
-there by itself, without a history, after `crashes` lost connections or restarts.
+header can. What fails for good is in the dead-letter queue once, and once more for each
+cut between a confirmation and its acknowledgement. After `crashes` lost connections or
+restarts RabbitMQ moves it there, or drops it if its publisher forged an `x-death`.
 """
 
 import random
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, fields
 from traceback import extract_tb
 from typing import Annotated, Any
 from uuid import uuid4
@@ -22,7 +24,6 @@ from faststream.rabbit.schemas.queue import QuorumQueueArgs, RabbitQueue
 from snippets.messaging.rabbit_broker import Outgoing, PublishError, publish_confirmed
 
 Incoming = Any  # the message of aio-pika, which FastStream brings along
-ERROR_CHARACTERS = 200
 OWN = "x-failed-"  # how the headers begin that tell a message's history
 BROKERS = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count")
 
@@ -32,7 +33,15 @@ def where(error: Exception) -> str:
     inner = [error.__cause__] if error.__cause__ else getattr(error, "exceptions", [])
     names = [type(one).__name__ for one in (error, *inner)]
     places = [f" in {one.name}:{one.lineno}" for one in extract_tb(error.__traceback__)]
-    return " < ".join(names) + "".join(places[-1:])
+    return (" < ".join(names) + "".join(places[-1:]))[:200]
+
+
+def published(message: Incoming, others: dict[str, Any]) -> Outgoing:
+    """Return a message as published, but for `app_id`, `user_id` and `others`."""
+    same = {one.name: getattr(message, one.name) for one in fields(Outgoing)}
+    id_ = message.message_id or uuid4().hex
+    ids = {"message_id": id_, "correlation_id": message.correlation_id or id_}
+    return Outgoing(**same | ids | others)
 
 
 @dataclass(frozen=True)
@@ -47,8 +56,8 @@ class RetryPolicy:
     def retries(self, error: Exception) -> bool:
         """Return whether to try again: of a group, all errors must be listed."""
         if isinstance(error, ExceptionGroup):
-            return error.split(self.retry_on)[1] is None
-        return isinstance(error, self.retry_on)
+            return all(map(self.retries, error.exceptions))
+        return isinstance(error, self.retry_on) and not isinstance(error, RejectMessage)
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,7 @@ class Topology:
         """Return the queue in which a message waits after this attempt."""
         name, ttl = f"{self.name}.retry.{attempt}", self.policy.delays[attempt - 1]
         then, limit = f"attempt.{attempt + 1}", round(ttl * 1000)
-        return self._queue(name, then, {"x-message-ttl": limit})
+        return self._queue(name, then, {"x-message-ttl": limit}, "")
 
     def dead(self) -> RabbitQueue:
         """Return the dead-letter queue."""
@@ -77,74 +86,64 @@ class Topology:
         """Return an exchange to one queue, which leaves the routing key as it is."""
         return RabbitExchange(f"{self.name}.{suffix}", type=ExchangeType.FANOUT)
 
-    def copy(self, message: Incoming, error: Exception) -> Outgoing:
-        """Return what to publish in place of a message that failed."""
-        source, _, number = message.exchange.rpartition(".attempt.")
-        attempt = int(number) if source == self.name else 1
-        inside = attempt > 1 or message.exchange == self.exchange("replay").name
-        forged = BROKERS if inside else (*BROKERS, OWN)
-        headers = {k: v for k, v in message.headers.items() if not k.startswith(forged)}
-        again = self.policy.retries(error)
-        wait = self.policy.delays[attempt - 1 : attempt] if again else ()
-        text = where(error)[:ERROR_CHARACTERS]
-        first = {OWN + "exchange": message.exchange, OWN + "first-error": text}
-        last = {OWN + "attempts": attempt, OWN + "last-error": text}
-        last[OWN + "reason"] = "attempts" if again else "error"
-        return Outgoing(
-            body=message.body,
-            message_id=message.message_id or uuid4().hex,
-            exchange=self.exchange(f"retry.{attempt}" if wait else "dead"),
-            routing_key=message.routing_key,
-            correlation_id=message.correlation_id,
-            content_type=message.content_type,
-            type=message.type,
-            headers=first | headers | last,
-            expiration=self.policy.uniform(wait[0] / 2, wait[0]) if wait else None,
-        )
+    def attempt(self, exchange: str) -> int | None:
+        """Return which attempt begins with this exchange; None if it is another's."""
+        found = re.fullmatch(r"(.*)\.(?:replay|attempt\.([0-9]+))", exchange)
+        return int(found[2] or 1) if found and found[1] == self.name else None
 
-    def _queue(
-        self, name: str, then: str, limit: QuorumQueueArgs, key: str = ""
-    ) -> RabbitQueue:
+    def copy(self, message: Incoming, error: Exception, keep: str = "") -> Outgoing:
+        """Return what to publish instead of a message; `keep` is why it is dead."""
+        own = self.attempt(message.exchange)
+        attempt, forged = own or 1, BROKERS if own else (*BROKERS, OWN)
+        headers = {k: v for k, v in message.headers.items() if not k.startswith(forged)}
+        reason = keep or ("attempts" if self.policy.retries(error) else "error")
+        wait = self.policy.delays[attempt - 1 : attempt] if reason == "attempts" else ()
+        first = {OWN + "exchange": message.exchange, OWN + "first-error": where(error)}
+        last = {OWN + "attempts": attempt, OWN + "last-error": where(error)}
+        others = {
+            "exchange": self.exchange(f"retry.{attempt}" if wait else "dead"),
+            "headers": first | headers | last | {OWN + "reason": reason},
+            "expiration": self.policy.uniform(wait[0] / 2, *wait) if wait else None,
+        }
+        return published(message, others)
+
+    def _queue(self, name: str, to: str, by: QuorumQueueArgs, key: str) -> RabbitQueue:
         arguments: QuorumQueueArgs = {
-            "x-dead-letter-exchange": self.exchange(then).name,
+            "x-dead-letter-exchange": self.exchange(to).name,
             "x-dead-letter-strategy": "at-least-once",
             "x-overflow": "reject-publish",
-            **limit,
+            **by,
         }
         return RabbitQueue(name, QueueType.QUORUM, arguments=arguments, routing_key=key)
 
 
 async def declare_topology(broker: RabbitBroker, topology: Topology) -> None:
     """Declare all queues and exchanges; call it after `connect` and before `start`."""
-
-    async def declare(queue: RabbitQueue, *exchanges: str) -> None:
+    steps = range(1, len(topology.policy.delays) + 1)
+    queues = {topology.retry(one): [f"retry.{one}"] for one in steps}
+    queues[topology.dead()] = ["dead"]
+    queues[topology.work()] = ["replay", *(f"attempt.{one + 1}" for one in steps)]
+    for queue, exchanges in queues.items():
         declared = await broker.declare_queue(queue)
         for name in exchanges:
-            exchange = await broker.declare_exchange(topology.exchange(name))
-            await declared.bind(exchange)
-
-    steps = range(1, len(topology.policy.delays) + 1)
-    await declare(topology.dead(), "dead")
-    await declare(topology.work(), "replay", *(f"attempt.{one + 1}" for one in steps))
-    for one in steps:
-        await declare(topology.retry(one), f"retry.{one}")
+            await declared.bind(await broker.declare_exchange(topology.exchange(name)))
 
 
 def set_aside(broker: RabbitBroker, topology: Topology) -> ExceptionMiddleware:
     """Return the middleware of a `RabbitRouter` whose subscriber is on the work queue.
 
     A message whose handler raises is acknowledged once its copy is confirmed, else put
-    back. `RejectMessage` means the dead-letter queue.
+    back. `RejectMessage`, and what cannot be decoded, go to the dead-letter queue.
     """
-    middleware = ExceptionMiddleware()
 
-    @middleware.add_handler(RejectMessage)
-    @middleware.add_handler(Exception)
     async def handle(error: Exception, message: Annotated[Incoming, Context()]) -> None:
-        raw = getattr(message, "raw_message", message)  # itself if it was not decoded
-        try:
-            await publish_confirmed(broker, topology.copy(raw, error))
-        except PublishError as failure:
-            raise NackMessage from failure
+        raw, keeps = getattr(message, "raw_message", message), ["error", "unconfirmed"]
+        with suppress(Exception):  # it is raised once more if it cannot be decoded
+            await message.decode()
+            keeps[0] = ""
+        for keep in keeps:
+            with suppress(PublishError):
+                return await publish_confirmed(broker, topology.copy(raw, error, keep))
+        raise NackMessage
 
-    return middleware
+    return ExceptionMiddleware({RejectMessage: handle, Exception: handle})

@@ -49,10 +49,12 @@ class EventBus:
         Raises an `ExceptionGroup` of what they raised. An event that nobody handles is
         no error.
         """
-        handlers = self._handlers.get(type(event.data), ())
-        results = await asyncio.gather(
-            *(handler(event) for handler in handlers), return_exceptions=True
-        )
+
+        async def run(handler: "Handler[Any]") -> None:
+            await handler(event)  # here, for it may raise before it can be awaited
+
+        handlers = map(run, self._handlers.get(type(event.data), ()))
+        results = await asyncio.gather(*handlers, return_exceptions=True)
         if errors := [one for one in results if isinstance(one, BaseException)]:
             raise BaseExceptionGroup(f"{event.event_type} was not handled", errors)
 

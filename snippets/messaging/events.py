@@ -1,8 +1,8 @@
 """Write events that say themselves what happened, and read those of other versions.
 
-An event has its type and version in its body, so no consumer guesses which class fits.
-Neither it nor what is in it can be changed. Producers refuse fields that the class has
-not, consumers ignore them. Data of older versions is brought up to date step by step.
+An event has its type and version in its body, so no consumer guesses its class. Neither
+it nor what is in it can be changed. Producers refuse fields that the class has not, and
+consumers ignore them. Data of older versions is brought up to date step by step.
 """
 
 import json
@@ -16,6 +16,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 D = TypeVar("D")
 Fields = dict[str, Any]
+Envelope = type["DomainEvent[Any]"]
 Step = Callable[[Fields], Fields]
 
 TYPE = r"^[a-z][a-z0-9_]{0,49}\.[a-z][a-z0-9_]{0,49}$"
@@ -51,7 +52,7 @@ class DomainEvent(BaseModel, Generic[D]):
     event_type: Annotated[str, Field(pattern=TYPE)]
     version: Annotated[int, Field(ge=1, strict=True)]
     occurred_at: AwareDatetime
-    correlation_id: Annotated[str, Field(min_length=1, max_length=128)]
+    correlation_id: Annotated[str, Field(pattern=r"^[!-~]{1,128}$")]
     causation_id: UUID | None
     tenant: Annotated[str, Field(pattern=WORD)]
     data: D
@@ -64,9 +65,6 @@ class DomainEvent(BaseModel, Generic[D]):
     def encode(self) -> bytes:
         """Return the body of a message, in JSON."""
         return self.model_dump_json().encode()
-
-
-Envelope = type[DomainEvent[Any]]
 
 
 @dataclass
@@ -83,7 +81,9 @@ class EventRegistry:
         """Make a function of JSON fields the step from this version to the next."""
 
         def add(step: Step) -> Step:
-            return self._steps.setdefault((event_type, from_version), step)
+            if self._steps.setdefault((event_type, from_version), step) is not step:
+                raise ValueError(f"{event_type} has a step from {from_version}")
+            return step
 
         return add
 
@@ -92,16 +92,17 @@ class EventRegistry:
     ) -> Callable[[type[D]], type[D]]:
         """Make a subclass of `EventData` the data of an event, after its upcasters.
 
-        Raises `ValueError` if an older version has none, or the type is taken.
+        Raises `ValueError` if an older version has none, or type or class are taken.
         """
         missing = {(event_type, one) for one in range(1, version)} - self._steps.keys()
         if missing or event_type in self._types:
             raise ValueError(f"{event_type} is taken, or lacks {sorted(missing)}")
 
         def register(model: type[D]) -> type[D]:
+            if self._names.setdefault(model, event_type) != event_type:
+                raise ValueError(f"{model.__name__} is {self._names[model]}")
             envelope: Any = DomainEvent.__class_getitem__(model)
             self._types[event_type] = version, envelope
-            self._names[model] = event_type
             return model
 
         return register
@@ -131,20 +132,19 @@ class EventRegistry:
     def decode(self, body: bytes) -> DomainEvent[Any]:
         """Return the event in its newest version, or raise `EventError`."""
         try:
-            found = DomainEvent[Fields].model_validate_json(body, extra="ignore")
-            version, envelope = self._newest(found)
-            data = found.data
-            for old in range(found.version, version):
-                data = self._steps[found.event_type, old](data)
-            fields = found.model_dump(mode="json") | {"version": version, "data": data}
-            return envelope.model_validate_json(json.dumps(fields), extra="ignore")
+            return self._decode(body)
         except UnknownEventError:
             raise
         except Exception as error:
             raise EventError(f"no event: {type(error).__name__}") from error
 
-    def _newest(self, event: DomainEvent[Fields]) -> tuple[int, Envelope]:
-        version, envelope = self._types.get(event.event_type, (0, DomainEvent))
-        if event.version > version:
+    def _decode(self, body: bytes) -> DomainEvent[Any]:
+        found = DomainEvent[Fields].model_validate_json(body, extra="ignore")
+        version, envelope = self._types.get(found.event_type, (0, DomainEvent))
+        if found.version > version:
             raise UnknownEventError("unknown type of event, or a newer version")
-        return version, envelope
+        data = found.data
+        for old in range(found.version, version):
+            data = self._steps[found.event_type, old](data)
+        fields = found.model_dump(mode="json") | {"version": version, "data": data}
+        return envelope.model_validate_json(json.dumps(fields), extra="ignore")

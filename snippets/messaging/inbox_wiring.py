@@ -21,12 +21,13 @@ class Base(DeclarativeBase):
 
 
 class Directory(Base):
-    """Where a number rings, and how often that was changed."""
+    """Where a number rings, as of which version, and how many changes were seen."""
 
     __tablename__ = "directory"
 
     number: Mapped[str] = mapped_column(primary_key=True)
     rings_at: Mapped[str]
+    version: Mapped[int]
     changes: Mapped[int]
 
 
@@ -35,6 +36,7 @@ class Forwarded(EventData):
 
     number: str
     to: str
+    version: int
 
 
 async def start_consumer(
@@ -48,7 +50,7 @@ async def start_consumer(
     registry = EventRegistry()
     registry.register("extension.forwarded")(Forwarded)
     policy = dead.RetryPolicy(retry_on=(DBAPIError, OSError))
-    # One at a time, so that what is in order in the queue is taken in in order.
+    # One at a time, so that few come before what they follow.
     broker, topology = make_broker(url, prefetch=1), dead.Topology(name, policy)
     router = rabbit.RabbitRouter(middlewares=[dead.set_aside(broker, topology)])
     exchange = rabbit.RabbitExchange(topic, type=rabbit.ExchangeType.TOPIC)
@@ -58,10 +60,14 @@ async def start_consumer(
         event = registry.decode(message.body)
 
         async def update(session: AsyncSession) -> None:
-            entry = await session.get(Directory, event.data.number)
-            changes = entry.changes if entry else 0
-            values = {"rings_at": event.data.to, "changes": changes + 1}
-            await session.merge(Directory(number=event.data.number, **values))
+            new = event.data
+            entry = await session.get(Directory, new.number, with_for_update=True)
+            if entry is None:
+                entry = Directory(number=new.number, version=0, changes=0)
+                session.add(entry)
+            entry.changes += 1
+            if new.version > entry.version:  # a retry may come after a newer one
+                entry.rings_at, entry.version = new.to, new.version
 
         done = await once(message, sessions, name, update)
         duplicates.inc(not done)
@@ -70,7 +76,11 @@ async def start_consumer(
         logger.info("%s %s of %r: %s", *about)
 
     broker.include_router(router)
-    await broker.connect()
-    await dead.declare_topology(broker, topology)
-    await broker.start()
+    try:
+        await broker.connect()
+        await dead.declare_topology(broker, topology)
+        await broker.start()
+    except BaseException:
+        await broker.stop()
+        raise
     return broker

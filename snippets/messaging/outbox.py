@@ -1,9 +1,9 @@
 """Write events in the transaction of what they tell, so that neither exists alone.
 
 A rollback takes both. What is committed waits for a relay, and its row says what became
-of it. Events of one key leave in the order of their ids. That is the order of commits
-if the transactions of a key exclude each other, as those do that change one row first:
-`enqueue` writes what the session holds before the event gets its id.
+of it. Events of one key leave in the order of their ids: that of the commits, if each
+of its transactions first writes one row, even to what it was, since `enqueue` flushes
+the session before the event gets its id.
 
 What could not be published is parked. It holds back its key, and no other, until it is
 replayed or its row is deleted. All times are in seconds since 1970.
@@ -13,7 +13,7 @@ Source: https://microservices.io/patterns/data/transactional-outbox.html
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -25,11 +25,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 from snippets.messaging.events import DomainEvent
 
 Sessions = async_sessionmaker[AsyncSession]
-
-
-def _waiting() -> dict[str, Any]:
-    where = sa.text("published_at IS NULL")
-    return {"postgresql_where": where, "sqlite_where": where}
+WHERE = "postgresql_where", "sqlite_where"
+NAME_BYTES, TEXT_BYTES = 128, 16_384  # of a key or header's name; of all with values
 
 
 class OutboxBase(orm.DeclarativeBase):
@@ -40,9 +37,10 @@ class OutboxMessage(OutboxBase):
     """An event that is to be published, or was."""
 
     __tablename__ = "outbox_messages"
+    waiting: ClassVar[Any] = dict.fromkeys(WHERE, sa.text("published_at IS NULL"))
     __table_args__ = (
-        sa.Index("ix_outbox_messages_waiting", "id", **_waiting()),
-        sa.Index("ix_outbox_messages_key", "key", "id", **_waiting()),
+        sa.Index("ix_outbox_messages_waiting", "id", **waiting),
+        sa.Index("ix_outbox_messages_key", "key", "id", **waiting),
         {"sqlite_autoincrement": True},  # an id is never given twice
     )
 
@@ -52,7 +50,7 @@ class OutboxMessage(OutboxBase):
         primary_key=True,
     )
     message_id: Mapped[UUID] = mapped_column(unique=True, insert_sentinel=True)
-    key: Mapped[str | None] = mapped_column(sa.String(255))
+    key: Mapped[str | None] = mapped_column(sa.String(NAME_BYTES))
     type: Mapped[str] = mapped_column(sa.String(101))
     routing_key: Mapped[str] = mapped_column(sa.String(255))
     correlation_id: Mapped[str] = mapped_column(sa.String(128))
@@ -77,11 +75,13 @@ async def enqueue(
     """Have an event published if and when the session's transaction commits.
 
     Events of one `key`, such as `user:7`, keep their order; those of None have none.
-    What cannot be serialised, and headers that are no text, raise here, in no relay.
+    Raises for what cannot be serialised, and for what no relay could send.
     """
     headers = {**(headers or {}), "tenant": event.tenant}
-    if not all(isinstance(one, str) for pair in headers.items() for one in pair):
-        raise TypeError("headers must be text")
+    text = "".join((key or "", *headers, *headers.values())).encode()
+    longest = max(len(one.encode()) for one in (key or "", *headers))
+    if len(text) > TEXT_BYTES or longest > NAME_BYTES or b"\0" in text:
+        raise ValueError("key or headers are too long, or have a NUL in them")
     row = OutboxMessage(
         message_id=event.event_id,
         key=key,

@@ -1,13 +1,12 @@
 """Publish what waits in the outbox, at least once and in the order of each key.
 
 A relay claims the first waiting event of as many keys as a batch holds, publishes them
-side by side, and marks them. A claim is a lease: an event that its relay did not mark,
-because it died, is published again by any other, under the same message id. Any number
-of relays may run. No transaction, and so no lock, is open while it publishes.
+side by side, and marks them. A claim is a lease: what its relay did not mark, any other
+publishes again, under the same message id. No transaction is open while it publishes.
 
-What the broker does not confirm is tried again after 1, 2, 4... seconds, and parked
-after the last attempt. Its key waits meanwhile, and no other does. What raises when it
-is published is treated likewise. A crash of the relay counts as an attempt.
+What is not confirmed is tried again after some 1, 2, 4... seconds, apart from what has
+failed with it, and parked after the last attempt; its key waits. A relay that dies has
+used up an attempt; one that is cancelled marks what is confirmed, gives back the rest.
 
 The lease, in seconds, must outlast the publishing of a batch and the difference between
 the clocks of the relays, or a second relay publishes the same event meanwhile.
@@ -15,10 +14,12 @@ the clocks of the relays, or a second relay publishes the same event meanwhile.
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import sqlalchemy as sa
 from faststream.rabbit import RabbitExchange
@@ -30,14 +31,13 @@ from snippets.messaging.outbox import OutboxBase, OutboxMessage, Sessions
 from snippets.messaging.rabbit_broker import Outgoing
 
 logger = logging.getLogger(__name__)
+End = tuple[OutboxMessage, BaseException | None, bool]
+SAME = ("body", "routing_key", "correlation_id", "type", "headers")
 
 
 @dataclass(kw_only=True)
 class OutboxRelay:
-    """Publishes to one exchange; `publish` must raise if it was not confirmed.
-
-    By default, an event is parked when an outage has lasted for 58 minutes.
-    """
+    """Publishes to one exchange; `publish` must raise if it was not confirmed."""
 
     sessions: Sessions
     publish: Callable[[Outgoing], Awaitable[object]]
@@ -45,14 +45,15 @@ class OutboxRelay:
     batch: int = 100
     lease: float = 60.0
     interval: float = 1.0
-    attempts: int = 20
+    attempts: int = 20  # which are used up when an outage has lasted 29 to 58 minutes
     longest: float = 300.0
     now: Callable[[], float] = time.time
-    _woken: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    uniform: Callable[[float, float], float] = random.uniform
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
 
     def wake(self) -> None:
         """Have `run` look now, and not after the interval."""
-        self._woken.set()
+        self.woken.set()
 
     async def run(self) -> None:
         """Relay until cancelled; while nothing is due, one SELECT per interval.
@@ -60,7 +61,7 @@ class OutboxRelay:
         An error of the database is logged without its text, and tried again.
         """
         while True:
-            self._woken.clear()
+            self.woken.clear()
             try:
                 if await self._is_due():
                     await self.drain()
@@ -68,7 +69,7 @@ class OutboxRelay:
                 logger.warning("the outbox is not relayed: %s", type(error).__name__)
             with suppress(TimeoutError):
                 async with asyncio.timeout(self.interval):
-                    await self._woken.wait()
+                    await self.woken.wait()
 
     async def drain(self) -> int:
         """Relay batches until one has nothing published; return how many were."""
@@ -80,11 +81,14 @@ class OutboxRelay:
     async def relay_batch(self) -> int:
         """Claim, publish and mark one batch; return how many were published."""
         rows = await self._claim()
-        sending = (self._send(row) for row in rows)
-        results = await asyncio.gather(*sending, return_exceptions=True)
-        names = [None if one is None else type(one).__name__ for one in results]
-        await self._mark(zip(rows, names, strict=True))
-        return names.count(None)
+        sending = [asyncio.create_task(self._send(row)) for row in rows]
+        try:
+            await asyncio.shield(asyncio.gather(*sending, return_exceptions=True))
+        finally:
+            stopped = [one.cancel() for one in sending]  # those that were not done
+            results = await asyncio.gather(*sending, return_exceptions=True)
+            await asyncio.shield(self._mark(zip(rows, results, stopped, strict=True)))
+        return results.count(None)
 
     def _heads(self) -> sa.Select[int]:
         """Select the first waiting event of each key, if it is due and not parked."""
@@ -92,9 +96,8 @@ class OutboxRelay:
         same = other.key == row.key, other.published_at.is_(None)
         first = sa.select(sa.func.min(other.id)).where(*same).scalar_subquery()
         pending = row.published_at.is_(None), row.parked_at.is_(None)
-        head = sa.or_(row.key.is_(None), row.id == first)
-        due = row.due_at <= self.now()
-        return sa.select(row.id).where(*pending, due, head).order_by(row.id)
+        head = sa.or_(row.key.is_(None), row.id == first), row.due_at <= self.now()
+        return sa.select(row.id).where(*pending, *head).order_by(row.id)
 
     async def _is_due(self) -> bool:
         async with session_scope(self.sessions) as session:
@@ -104,45 +107,44 @@ class OutboxRelay:
         heads = self._heads().limit(self.batch).with_for_update(skip_locked=True)
         # As a subquery PostgreSQL might evaluate it twice, and lock other rows then.
         ids = sa.select(heads.cte("heads").c.id)
-        attempts, due_at = OutboxMessage.attempts + 1, self.now() + self.lease
-        claim = sa.update(OutboxMessage).where(OutboxMessage.id.in_(ids))
-        claim = claim.values(attempts=attempts, due_at=due_at)
+        row, due_at = OutboxMessage, self.now() + self.lease
+        claim = sa.update(row).where(row.id.in_(ids)).returning(row)
+        claim = claim.values(attempts=row.attempts + 1, due_at=due_at)
         async with session_scope(self.sessions) as session:
-            rows = await session.scalars(claim.returning(OutboxMessage))
-            return sorted(rows, key=lambda row: row.id)
+            return sorted(await session.scalars(claim), key=lambda one: one.id)
 
     async def _send(self, row: OutboxMessage) -> None:
-        message = Outgoing(
-            body=row.body,
-            message_id=str(row.message_id),
-            routing_key=row.routing_key,
-            exchange=self.exchange,
-            correlation_id=row.correlation_id,
-            type=row.type,
-            headers=row.headers,
-        )
-        await self.publish(message)
-        about = row.type, row.message_id, row.correlation_id
-        logger.info("published %s %s of %r", *about)
+        if row.attempts > self.attempts:
+            raise TimeoutError("whoever claimed it has died")
+        same: dict[str, Any] = {name: getattr(row, name) for name in SAME}
+        id_ = str(row.message_id)
+        await self.publish(Outgoing(message_id=id_, exchange=self.exchange, **same))
+        logger.info("published %s %s of %r", row.type, id_, row.correlation_id)
 
-    async def _mark(self, results: Iterable[tuple[OutboxMessage, str | None]]) -> None:
+    async def _mark(self, ends: Iterable[End]) -> None:
         now, table = self.now(), OutboxBase.metadata.tables["outbox_messages"]
         done, failed = [], []
-        for row, error in results:
+        for row, error, is_given_back in ends:
             if error is None:
                 done.append(row.id)
                 continue
-            wait = min(self.longest, 2.0 ** min(row.attempts - 1, 30))
-            parked_at = now if row.attempts >= self.attempts else None
-            values = {"error": error, "due_at": now + wait, "parked_at": parked_at}
-            failed.append({"row": row.id, "claim": row.attempts, **values})
-            logger.warning("%s is not published: %s", row.message_id, error)
+            name, attempts = type(error).__name__, row.attempts - is_given_back
+            wait = min(self.longest, 2.0 ** min(attempts - 1, 30))
+            parked_at = now if attempts >= self.attempts else None
+            values = {
+                "attempts": attempts,
+                "due_at": now + self.uniform(wait / 2, wait),
+            }
+            claim = {"row": row.id, "claim": row.attempts, "parked_at": parked_at}
+            failed.append(claim | values | {"error": name[:100]})
+            logger.warning("%s is not published: %s", row.message_id, name)
         async with session_scope(self.sessions) as session:
             if done:
                 mark = sa.update(OutboxMessage).where(OutboxMessage.id.in_(done))
-                await session.execute(mark.values(published_at=now, error=None))
+                mark = mark.values(published_at=now, parked_at=None, error=None)
+                await session.execute(mark)
             if failed:
                 # A claim that another relay has taken over has another number.
-                claim = table.c.attempts == sa.bindparam("claim")
-                later = sa.update(table).where(table.c.id == sa.bindparam("row"), claim)
+                own = table.c.attempts == sa.bindparam("claim")
+                later = sa.update(table).where(table.c.id == sa.bindparam("row"), own)
                 await (await session.connection()).execute(later, failed)

@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Annotated
 
+import sqlalchemy as sa
 from fastapi import Body, FastAPI, Header
-from faststream.rabbit import RabbitExchange
+from faststream.rabbit import RabbitBroker, RabbitExchange
 from pydantic import StringConstraints
 from sqlalchemy import orm
 
@@ -16,7 +17,11 @@ from snippets.database.async_session import SessionDep, create_engine_and_sessio
 from snippets.messaging.events import EventData, EventRegistry
 from snippets.messaging.outbox import enqueue, wake_after_commit
 from snippets.messaging.outbox_relay import OutboxRelay
-from snippets.messaging.rabbit_broker import make_broker, publish_confirmed
+from snippets.messaging.rabbit_broker import (
+    RECONNECT_SECONDS,
+    make_broker,
+    publish_confirmed,
+)
 
 logger = logging.getLogger(__name__)
 Number = Annotated[str, StringConstraints(pattern=r"^[0-9]{3,6}$")]
@@ -33,13 +38,41 @@ class Extension(Base):
 
     number: orm.Mapped[str] = orm.mapped_column(primary_key=True)
     forwards_to: orm.Mapped[str]
+    version: orm.Mapped[int]
 
 
 class Forwarded(EventData):
-    """An extension forwards its calls."""
+    """An extension forwards its calls, for the so manieth time."""
 
     number: str
     to: str
+    version: int
+
+
+# It always writes, so changes of one number wait for each other, also the first two.
+FORWARD = """
+INSERT INTO extensions (number, forwards_to, version) VALUES (:number, :to, 1)
+ON CONFLICT (number) DO UPDATE
+SET forwards_to = excluded.forwards_to, version = extensions.version + 1
+RETURNING version
+"""
+
+
+async def connect_and_relay(broker: RabbitBroker, relay: OutboxRelay) -> None:
+    """Relay from when RabbitMQ is there, for requests do not need it."""
+    while not broker.running:
+        try:
+            await broker.start()
+        except (OSError, TimeoutError) as error:
+            logger.warning("RabbitMQ is not there: %s", type(error).__name__)
+            await asyncio.sleep(RECONNECT_SECONDS)
+    await relay.run()
+
+
+def report(task: asyncio.Task[None]) -> None:
+    """Log why nothing is relayed any more, unless the application ends."""
+    if not task.cancelled():
+        logger.critical("the relay has ended", exc_info=task.exception())
 
 
 def create_app(database_url: str, rabbitmq_url: str, topic: RabbitExchange) -> FastAPI:
@@ -55,13 +88,15 @@ def create_app(database_url: str, rabbitmq_url: str, topic: RabbitExchange) -> F
         relay = OutboxRelay(sessions=sessions, publish=publish, exchange=topic)
         wake_after_commit(sessions, relay.wake)
         app.state.sessions = sessions
-        await broker.start()
-        running = asyncio.create_task(relay.run())
-        yield
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-        await broker.stop()
-        await engine.dispose()
+        relaying = asyncio.create_task(connect_and_relay(broker, relay))
+        relaying.add_done_callback(report)
+        try:
+            yield
+        finally:
+            relaying.cancel()
+            await asyncio.gather(relaying, return_exceptions=True)
+            await broker.stop()
+            await engine.dispose()
 
     app = FastAPI(lifespan=lifespan)
 
@@ -72,8 +107,9 @@ def create_app(database_url: str, rabbitmq_url: str, topic: RabbitExchange) -> F
         session: SessionDep,
         x_correlation_id: Annotated[str, Header(pattern=r"^[!-~]{1,128}$")],
     ) -> None:
-        await session.merge(Extension(number=number, forwards_to=to))
-        data = Forwarded(number=number, to=to)
+        values = {"number": number, "to": to}
+        version = await session.scalar(sa.text(FORWARD), values)
+        data = Forwarded(number=number, to=to, version=version)
         event = registry.new(data, tenant="acme", correlation_id=x_correlation_id)
         await enqueue(session, event, key=f"extension:{number}")
         logger.info("forwarded %s because of %r", number, x_correlation_id)

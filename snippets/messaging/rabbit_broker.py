@@ -1,10 +1,11 @@
 """Publish so that a lost message is its publisher's error, and consume within bounds.
 
 `make_broker` returns a FastStream broker with one connection and one channel. A message
-that no queue takes raises at its publisher, also with plain `publish`. At most
-`prefetch` messages are being handled. After a lost connection, consumers go on by
+that no queue takes raises at its publisher, also with plain `publish`. Each subscriber
+handles at most `prefetch` messages at once. After a lost connection, consumers go on by
 themselves. `stop` lets running handlers finish; what was not acknowledged by then is
-delivered again.
+delivered again. So is what is being handled when somebody publishes to an exchange that
+does not exist, for RabbitMQ closes the channel then.
 
 `publish_confirmed` returns when RabbitMQ has taken a message that will survive its
 restart, and raises otherwise. It buffers nothing and tries nothing twice. A message
@@ -14,12 +15,14 @@ On the in-memory broker, what a handler raises reaches the publisher as it is.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
-from faststream import AckPolicy
-from faststream.exceptions import SubscriberNotFound
+from faststream import AckPolicy, BaseMiddleware
+from faststream.exceptions import IncorrectState, SubscriberNotFound
+from faststream.message import StreamMessage
 from faststream.rabbit import Channel, RabbitBroker, RabbitExchange, RabbitMessage
 
 RECONNECT_SECONDS = 1.0
@@ -39,6 +42,10 @@ class UnroutableError(PublishError):
 
 class UnconfirmedError(PublishError):
     """The message may have been published, or not; nothing will say which."""
+
+
+class HandlerCancelledError(Exception):
+    """A handler was cancelled by something that it awaited, not by its consumer."""
 
 
 def make_broker(
@@ -63,8 +70,25 @@ def make_broker(
         default_channel=Channel(prefetch_count=prefetch, on_return_raises=True),
         graceful_timeout=drain,
         ack_policy=AckPolicy.REJECT_ON_ERROR,
-        middlewares=middlewares,
+        middlewares=[_Cancellation, *middlewares],
     )
+
+
+class _Cancellation(BaseMiddleware):
+    """Keeps an inner cancellation from leaving its message without an answer."""
+
+    async def consume_scope(
+        self,
+        call_next: Callable[[Any], Awaitable[object]],
+        msg: StreamMessage[Any],
+    ) -> object:
+        try:
+            return await call_next(msg)
+        except (asyncio.CancelledError, BaseExceptionGroup) as error:
+            task = asyncio.current_task()
+            if isinstance(error, Exception) or (task and task.cancelling()):
+                raise
+            raise HandlerCancelledError from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,16 +101,18 @@ class Outgoing:
     exchange: RabbitExchange | str = ""
     correlation_id: str | None = None
     content_type: str | None = "application/json"
+    content_encoding: str | None = None
     type: str | None = None
+    reply_to: str | None = None
+    priority: int | None = None
+    timestamp: datetime | None = None
     headers: Mapping[str, Any] = field(default_factory=dict)
     expiration: float | None = None
     """How many seconds it may wait in a queue; None is for ever."""
 
     def following(self, message: RabbitMessage) -> "Outgoing":
         """Return it with the correlation id, trace and tenant of another message."""
-        context = {
-            one: message.headers[one] for one in CONTEXT & message.headers.keys()
-        }
+        context = {k: v for k, v in message.headers.items() if k in CONTEXT}
         return replace(
             self,
             correlation_id=self.correlation_id or message.correlation_id,
@@ -102,22 +128,12 @@ async def publish_confirmed(
     Raises `UnroutableError`, or `UnconfirmedError` when the broker refused it, was not
     there, or did not confirm it `within` so many seconds.
     """
+    options = vars(message) | {"persist": True, "mandatory": True}
+    options |= {"headers": dict(message.headers), "message_type": options.pop("type")}
     limit = asyncio.timeout(within)
     try:
         async with limit:
-            await broker.publish(
-                message.body,
-                exchange=message.exchange,
-                routing_key=message.routing_key,
-                message_id=message.message_id,
-                correlation_id=message.correlation_id,
-                content_type=message.content_type,
-                message_type=message.type,
-                headers=dict(message.headers),
-                expiration=message.expiration,
-                persist=True,
-                mandatory=True,
-            )
+            await broker.publish(options.pop("body"), **options)
     except TimeoutError as error:
         if not limit.expired():
             raise
@@ -125,7 +141,8 @@ async def publish_confirmed(
     except SubscriberNotFound as error:
         raise UnroutableError(message.message_id) from error
     except Exception as error:
-        if type(error).__module__ != CLIENT_ERRORS:
+        was_running = not isinstance(error, IncorrectState)
+        if was_running and type(error).__module__ != CLIENT_ERRORS:
             raise
         if getattr(error, "message", None):  # it was returned
             raise UnroutableError(message.message_id) from error

@@ -6,15 +6,24 @@ well does not get it twice. It leaves the dead-letter queue once RabbitMQ has co
 its copy; if the process dies in between, both are there, under one id.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
 from faststream.rabbit import RabbitBroker
 
-from snippets.messaging.dead_letters import BROKERS, OWN, Incoming, Topology
-from snippets.messaging.rabbit_broker import Outgoing, publish_confirmed
+from snippets.messaging.dead_letters import (
+    BROKERS,
+    OWN,
+    Incoming,
+    Topology,
+    published,
+)
+from snippets.messaging.rabbit_broker import publish_confirmed
+
+LOOKS, LOOK_SECONDS = 100, 0.05
+"""How often and how soon again a replay looks for what it has put back."""
 
 
 @dataclass(frozen=True)
@@ -35,24 +44,31 @@ class DeadLetter:
 def read(topology: Topology, message: Incoming) -> DeadLetter:
     """Return what a message of the dead-letter queue says of itself.
 
-    The reason is `attempts`, `error`, or one of RabbitMQ's, such as `delivery_limit`.
+    The reason is `attempts`, `error`, `unconfirmed` if it could not be put to wait, one
+    of RabbitMQ's, such as `delivery_limit`, or `unknown` if somebody else has published
+    it there.
     """
-    death = next(iter(message.headers.get("x-death", ())), None)
+    deaths = message.headers.get("x-death")
+    death = deaths[0] if isinstance(deaths, list) and deaths else None
     history = {k: v for k, v in message.headers.items() if k.startswith(OWN)}
-    if death is not None:  # RabbitMQ has moved it, in the middle of an attempt
-        source = death["exchange"]
-        if not source.startswith((f"{topology.name}.attempt.", f"{topology.name}.re")):
+    attempts = history.get(OWN + "attempts")
+    attempts = attempts if isinstance(attempts, int) else 0
+    if isinstance(death, dict):  # RabbitMQ has moved it, in the middle of an attempt
+        source = str(death.get("exchange", ""))
+        if topology.attempt(source) is None:
             history = {OWN + "exchange": source}  # else a publisher has written it
-        history[OWN + "attempts"] = history.get(OWN + "attempts", 0) + 1
-        history[OWN + "reason"] = death["reason"]
+            attempts = 0
+        history[OWN + "reason"] = death.get("reason")
+        attempts += 1
+    said = {name: str(value) for name, value in history.items() if value is not None}
     return DeadLetter(
         message_id=message.message_id,
-        exchange=history[OWN + "exchange"],
-        routing_key=message.routing_key,
-        attempts=history[OWN + "attempts"],
-        reason=history[OWN + "reason"],
-        first_error=history.get(OWN + "first-error"),
-        last_error=history.get(OWN + "last-error"),
+        exchange=said.get(OWN + "exchange", ""),
+        routing_key=message.routing_key or "",
+        attempts=attempts,
+        reason=said.get(OWN + "reason", "unknown"),
+        first_error=said.get(OWN + "first-error"),
+        last_error=said.get(OWN + "last-error"),
         headers={
             name: value
             for name, value in message.headers.items()
@@ -71,9 +87,10 @@ async def replay(
 ) -> int:
     """Replay at most `limit` messages in the queue's order; return how many it were.
 
-    Those that are not `wanted` are held until the end, and then put back behind the
-    others. What fails again meanwhile is left for the next time. Raises `PublishError`
-    when a copy is not confirmed: that message and all later ones stay.
+    Those that are not `wanted` are held in memory until the end, and then put back
+    behind the others, each with one more in its `x-delivery-count`. What fails again
+    meanwhile is left for the next time. Raises `PublishError` when a copy is not
+    confirmed: that message and all later ones stay.
     """
     queue = await broker.declare_queue(topology.dead())
     held, replayed = [], 0
@@ -85,12 +102,21 @@ async def replay(
             held.append(message)
             letter = read(topology, message)
             if wanted(letter):
-                await publish_confirmed(broker, _again(topology, message, letter))
+                others = {
+                    "exchange": topology.exchange("replay"),
+                    "headers": {**letter.headers, OWN + "exchange": letter.exchange},
+                    "expiration": None,
+                }
+                await publish_confirmed(broker, published(message, others))
                 await held.pop().ack()
                 replayed += 1
     finally:
         for message in held:
             await message.nack(requeue=True)
+    for _ in range(LOOKS):  # RabbitMQ does not say when they are there again
+        if not held or await depth(broker, topology) >= len(held):
+            break
+        await asyncio.sleep(LOOK_SECONDS)
     return replayed
 
 
@@ -104,16 +130,3 @@ async def purge(broker: RabbitBroker, topology: Topology) -> int:
     """Delete all messages of the dead-letter queue; return how many it were."""
     queue = await broker.declare_queue(topology.dead())
     return (await queue.purge()).message_count or 0
-
-
-def _again(topology: Topology, message: Incoming, letter: DeadLetter) -> Outgoing:
-    return Outgoing(
-        body=message.body,
-        message_id=message.message_id or uuid4().hex,
-        exchange=topology.exchange("replay"),
-        routing_key=message.routing_key,
-        correlation_id=message.correlation_id,
-        content_type=message.content_type,
-        type=message.type,
-        headers={**letter.headers, OWN + "exchange": letter.exchange},
-    )

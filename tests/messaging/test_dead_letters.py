@@ -2,10 +2,13 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import Any
 
 import pytest
-from faststream.exceptions import RejectMessage
+from aio_pika import Message
+from faststream.exceptions import NackMessage, RejectMessage
 from faststream.message.message import AckStatus
 from faststream.rabbit import ExchangeType, RabbitExchange, RabbitMessage, RabbitQueue
 from hypothesis import given
@@ -20,17 +23,31 @@ from snippets.messaging.dead_letters import (
 )
 from snippets.messaging.dead_letters_naive import RetryingHandler
 from snippets.messaging.rabbit_broker import Outgoing, make_broker, publish_confirmed
+from snippets.messaging.replay import replay
 from tests.support.counters import count_messages
 from tests.support.dead_letters import DELAYS, Mailer
 from tests.support.rabbitmq import AnyBroker, RealBrokerServer, collect
 
 POLICY = RetryPolicy(retry_on=(ConnectionError,), delays=DELAYS)
+NOON = datetime(2026, 11, 27, 12, tzinfo=UTC)
 RABBITMQ = pytest.mark.backends("rabbitmq")
 
 
 def refuse(_: RabbitMessage) -> None:
     """Fail as a mail server that is away does."""
     raise ConnectionError("smtp://ada:canary-4f1c@mail refused")
+
+
+class Fault:
+    """Fails with an error of this type, time after time."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        """Keep it."""
+        self.error = error
+
+    def __call__(self, _: RabbitMessage) -> None:
+        """Fail."""
+        raise self.error
 
 
 def stumble(_: RabbitMessage) -> None:
@@ -88,15 +105,55 @@ async def test_a_success_costs_no_further_message(
 async def test_each_attempt_has_the_message_as_it_was_published(
     rabbitmq: RealBrokerServer,
 ) -> None:
+    fault = Fault(ConnectionError)
+    mailer = Mailer(rabbitmq, fault, POLICY)
+    headers: dict[str, Any] = {"tenant": "acme", "seen": [NOON, 1.5, None, {"a": 1}]}
+    said: dict[str, Any] = {
+        "body": b'{"seconds":3}',
+        "message_id": "m1",
+        "routing_key": "voicemail.left.acme",
+        "correlation_id": "request-1",
+        "content_type": "application/json",
+        "content_encoding": "identity",
+        "type": "voicemail.left",
+        "reply_to": "answers",
+        "priority": 3,
+        "timestamp": NOON,
+    }
+    message = Outgoing(exchange=mailer.events, headers=headers, **said)
+    async with mailer.running() as broker:
+        await publish_confirmed(broker, message)
+        await rabbitmq.wait_for_depth(mailer.topology.dead().name, 1)
+        await replay(broker, mailer.topology, limit=1)
+        kept = await rabbitmq.take(mailer.topology.dead().name)
+    raw = [one.raw_message for one in mailer.deliveries]
+    assert len(raw) == 6
+    for one in (*raw, kept):
+        assert {name: getattr(one, name) for name in said} == said
+        assert one.expiration is None
+        assert {name: one.headers[name] for name in headers} == headers
+
+
+@RABBITMQ
+async def test_a_message_of_another_user_without_an_id_of_a_request_keeps_one_id(
+    rabbitmq: RealBrokerServer,
+) -> None:
+    """What a copy cannot have is replaced by the same for each of them."""
     mailer = Mailer(rabbitmq, refuse, POLICY)
+    message = Message(b"{}", message_id="m1", user_id="guest", app_id="pbx")
     async with mailer.running():
-        await mailer.leave(body=b'{"seconds":3}')
-        await rabbitmq.take(mailer.topology.dead().name)
-    for one in mailer.deliveries:
-        assert one.body == b'{"seconds":3}'
-        assert one.raw_message.routing_key == "voicemail.left.acme"
-        assert one.headers["tenant"] == "acme"
-        assert one.correlation_id == "request-1"
+        async with rabbitmq.channel() as channel:
+            exchange = await channel.get_exchange(mailer.events.name)
+            await exchange.publish(message, "voicemail.left.acme")
+        kept = await rabbitmq.take(mailer.topology.dead().name)
+    raw = [*(one.raw_message for one in mailer.deliveries), kept]
+    assert [one.correlation_id for one in raw] == [None, "m1", "m1", "m1"]
+    assert [one.user_id for one in raw] == ["guest", None, None, None]
+    assert [one.app_id for one in raw] == [
+        "pbx",
+        *[f"faststream-{version('faststream')}"] * 3,
+    ]
+    assert [one.content_type for one in raw] == [None] * 4
 
 
 @RABBITMQ
@@ -173,7 +230,8 @@ async def test_a_copy_that_is_not_confirmed_leaves_the_message_where_it_is(
     async with mailer.running():
         if isinstance(broker_server, RealBrokerServer):
             async with broker_server.channel() as channel:
-                await channel.queue_delete(mailer.topology.retry(1).name)
+                for queue in (mailer.topology.retry(1), mailer.topology.dead()):
+                    await channel.queue_delete(queue.name)
             await mailer.leave()
             for _ in range(2):
                 await mailer.arrived.get()
@@ -186,10 +244,31 @@ async def test_a_copy_that_is_not_confirmed_leaves_the_message_where_it_is(
 
 
 @RABBITMQ
+async def test_a_message_that_cannot_be_put_to_wait_is_kept_with_its_history(
+    rabbitmq: RealBrokerServer,
+) -> None:
+    mailer = Mailer(rabbitmq, refuse, POLICY)
+    async with mailer.running():
+        async with rabbitmq.channel() as channel:
+            await channel.queue_delete(mailer.topology.retry(2).name)
+        await mailer.leave()
+        kept = await rabbitmq.take(mailer.topology.dead().name)
+    assert mailer.attempts() == 2
+    assert kept.headers["x-failed-attempts"] == 2
+    assert kept.headers["x-failed-reason"] == "unconfirmed"
+    assert str(kept.headers["x-failed-last-error"]).startswith("ConnectionError")
+    assert kept.headers["x-failed-exchange"] == mailer.events.name
+    assert kept.expiration is None
+
+
+ANYTHING = RetryPolicy(retry_on=(Exception,), delays=DELAYS)
+
+
+@RABBITMQ
 async def test_a_body_that_cannot_be_decoded_is_kept_and_is_no_loop(
     rabbitmq: RealBrokerServer,
 ) -> None:
-    mailer = Mailer(rabbitmq, accept, POLICY)
+    mailer = Mailer(rabbitmq, accept, ANYTHING)
     async with mailer.running():
         await mailer.leave(body=b"\xff{canary-4f1c")
         kept = await rabbitmq.take(mailer.topology.dead().name)
@@ -225,13 +304,39 @@ async def test_a_rejected_message_is_kept_at_once_with_what_caused_it(
         except ConnectionError as error:
             raise RejectMessage from error
 
-    mailer = Mailer(rabbitmq, reject, POLICY)
+    mailer = Mailer(rabbitmq, reject, ANYTHING)
     async with mailer.running():
         await mailer.leave()
         kept = await rabbitmq.take(mailer.topology.dead().name)
     assert mailer.attempts() == 1
     error = str(kept.headers["x-failed-last-error"])
     assert error.startswith("RejectMessage < ConnectionError in reject:")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [asyncio.CancelledError(), BaseExceptionGroup("", [asyncio.CancelledError()])],
+)
+async def test_a_handler_that_is_cancelled_from_within_has_failed_like_any_other(
+    broker_server: AnyBroker, error: BaseException
+) -> None:
+    """Nobody waits for the end of the connection, which would give it back."""
+
+    def cancelled(message: RabbitMessage) -> None:
+        if message.message_id == "m1":
+            raise error
+
+    mailer = Mailer(broker_server, cancelled, POLICY)
+    got = collect(
+        mailer.broker, mailer.topology.dead(), mailer.topology.exchange("dead")
+    )
+    async with mailer.running():
+        for message_id in ("m1", "m2"):
+            await mailer.leave(message_id)
+        kept = await got.get()
+    assert [mailer.attempts(one) for one in ("m1", "m2")] == [1, 1]
+    text = str(kept.headers["x-failed-last-error"])
+    assert text.startswith(f"HandlerCancelledError < {type(error).__name__} in ")
 
 
 FORGED: list[dict[str, Any]] = [
@@ -271,12 +376,12 @@ async def test_no_header_of_a_publisher_changes_the_number_of_attempts(
                 ),
             )
         dead = mailer.topology.dead().name
-        for number in range(len(forged)):
+        for _ in forged:
             kept = await rabbitmq.take(dead)
             assert kept.headers["x-failed-attempts"] == 3
             assert kept.headers["x-failed-exchange"] == mailer.events.name
             assert "canary" not in str(kept.headers)
-            assert mailer.attempts(str(number)) == 3
+            assert mailer.attempts(str(kept.message_id)) == 3
     assert await rabbitmq.depth(dead) == 0
 
 
@@ -305,6 +410,37 @@ async def test_rabbitmq_goes_on_with_the_deaths_that_a_publisher_wrote(
         "A publisher sends an `x-death` header whose count is -1000, and the consumer "
         "counts attempts by it",
         "RabbitMQ counts on from there, so the message has a thousand attempts more",
+    )
+
+
+@RABBITMQ
+async def test_a_forged_death_may_cost_its_publisher_the_message(
+    rabbitmq: RealBrokerServer, proof: Proof
+) -> None:
+    """RabbitMQ takes it for a message that goes round in circles."""
+    policy = RetryPolicy(retry_on=(), delays=(), crashes=1)
+    mailer = Mailer(rabbitmq, Fault(NackMessage), policy)
+    dead = mailer.topology.dead().name
+    death = {"queue": dead, "reason": "expired", "count": 1, "exchange": "x"}
+    async with mailer.running() as broker:
+        for number, headers in enumerate(({"x-death": [death]}, {})):
+            message = Outgoing(
+                body=b"{}",
+                message_id=str(number),
+                exchange=mailer.events,
+                routing_key="voicemail.left.acme",
+                headers=headers,
+            )
+            await publish_confirmed(broker, message)
+            for _ in range(2):
+                assert await mailer.arrived.get() == str(number)
+        assert (await rabbitmq.take(dead)).message_id == "1"
+        await rabbitmq.wait_for_depth(mailer.topology.name, 0)
+    assert await rabbitmq.depth(dead) == 0
+    proof.breaks(
+        "A publisher sends an `x-death` header that names the dead-letter queue, and "
+        "the message reaches the limit of deliveries",
+        "RabbitMQ takes it for one that goes in circles, and drops it",
     )
 
 
@@ -414,7 +550,12 @@ class Incoming:
     message_id: str | None = None
     correlation_id: str | None = None
     content_type: str | None = None
+    content_encoding: str | None = None
     type: str | None = None
+    reply_to: str | None = None
+    priority: int | None = None
+    timestamp: datetime | None = None
+    expiration: float | None = None
 
 
 def incoming(exchange: str) -> Incoming:
@@ -425,6 +566,31 @@ def incoming(exchange: str) -> Incoming:
 def test_a_message_without_an_id_is_given_one_that_it_keeps() -> None:
     copy = Topology("mailer", POLICY).copy(incoming("events"), ConnectionError())
     assert len(copy.message_id) == 32
+    assert copy.correlation_id == copy.message_id
+
+
+@pytest.mark.parametrize(
+    ("exchange", "attempt"),
+    [
+        ("mailer.replay", 1),
+        ("mailer.attempt.2", 2),
+        ("mailer.attempt.99", 99),
+        ("mailer.attempt.x", None),
+        ("mailer.attempt.", None),
+        ("mailer.replays", None),
+        ("mailer.requests", None),
+        ("Xmailer.replay", None),
+        ("mailer", None),
+        ("", None),
+    ],
+)
+def test_only_exchanges_of_its_own_say_which_attempt_it_is(
+    exchange: str, attempt: int | None
+) -> None:
+    topology = Topology("mailer", POLICY)
+    assert topology.attempt(exchange) == attempt
+    copy = topology.copy(incoming(exchange), ConnectionError())
+    assert copy.headers["x-failed-attempts"] == attempt or 1
 
 
 def test_a_group_is_tried_again_if_each_of_its_errors_is_listed() -> None:
@@ -434,7 +600,10 @@ def test_a_group_is_tried_again_if_each_of_its_errors_is_listed() -> None:
     assert not POLICY.retries(ExceptionGroup("", [listed, ExceptionGroup("", [other])]))
     assert POLICY.retries(ConnectionResetError())
     assert not POLICY.retries(other)
-    assert not POLICY.retries(RejectMessage())
+    rejected = ExceptionGroup("", [listed, RejectMessage()])
+    for error in (RejectMessage(), rejected):
+        assert not POLICY.retries(error)
+        assert not ANYTHING.retries(error)
 
 
 def test_what_is_kept_of_an_error_is_short_and_has_no_text_of_it() -> None:

@@ -88,6 +88,87 @@ async def test_a_consumer_cut_off_before_it_acknowledges_leaves_two_under_one_id
     assert await rabbitmq.depth(mailer.topology.name) == 0
 
 
+async def test_each_cut_after_a_confirmation_leaves_one_more_under_its_id(
+    rabbitmq: RealBrokerServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first cut is on the way to a retry, the second on that to a dead letter."""
+
+    def fail(_: RabbitMessage) -> None:
+        raise ConnectionError
+
+    policy = RetryPolicy(retry_on=(ConnectionError,), delays=(0.05,))
+    mailer = Mailer(rabbitmq, fail, policy)
+    cuts = [mailer.topology.exchange(one).name for one in ("dead", "retry.1")]
+    async with proxy(rabbitmq) as (between, url):
+        mailer.broker = mailer.make(url)
+
+        async def confirmed_and_cut(broker: RabbitBroker, copy: Outgoing) -> None:
+            await publish_confirmed(broker, copy)
+            if cuts and getattr(copy.exchange, "name", None) == cuts[-1]:
+                cuts.pop()
+                await between.cut()
+                await between.open()
+
+        monkeypatch.setattr(dead_letters, "publish_confirmed", confirmed_and_cut)
+        async with mailer.running():
+            await mailer.leave()
+            kept = [await rabbitmq.take(mailer.topology.dead().name) for _ in range(3)]
+            await rabbitmq.wait_for_depth(mailer.topology.name, 0)
+    assert cuts == []
+    assert [one.message_id for one in kept] == ["m1"] * 3
+    assert [one.headers["x-failed-attempts"] for one in kept] == [2] * 3
+
+
+async def test_other_delays_need_empty_queues_that_are_deleted(
+    rabbitmq: RealBrokerServer,
+) -> None:
+    def fail(_: RabbitMessage) -> None:
+        raise ConnectionError
+
+    retry_on = (ConnectionError,)
+    old = Mailer(rabbitmq, fail, RetryPolicy(retry_on=retry_on, delays=(60,)))
+    new = Mailer(rabbitmq, fail, RetryPolicy(retry_on=retry_on, delays=(0.05,)))
+    async with old.running():
+        pass
+    broker = make_broker(rabbitmq.url)
+    await broker.connect()
+    with pytest.raises(Exception, match="inequivalent arg 'x-message-ttl'"):
+        await declare_topology(broker, new.topology)
+    await broker.stop()
+    assert await rabbitmq.depth(old.topology.retry(1).name) == 0
+    async with rabbitmq.channel() as channel:  # a quorum queue refuses `if_empty`
+        await channel.queue_delete(old.topology.retry(1).name)
+    async with new.running():
+        await new.leave()
+        assert (await rabbitmq.take(new.topology.dead().name)).message_id == "m1"
+    assert new.attempts() == 2
+
+
+async def test_what_has_no_queue_to_go_to_waits_where_it_is_until_there_is_one(
+    private_rabbitmq: PrivateBrokerServer, broker_backend: str
+) -> None:
+    assert broker_backend == "rabbitmq"
+    policy = RetryPolicy(retry_on=(ConnectionError,), crashes=1)
+    topology = Topology(private_rabbitmq.name("kept"), policy)
+    broker = make_broker(private_rabbitmq.url)
+    async with private_rabbitmq.running(broker), asyncio.timeout(60):
+        await declare_topology(broker, topology)
+        async with private_rabbitmq.channel() as channel:
+            await channel.queue_delete(topology.dead().name)
+        message = Outgoing(body=b"{}", message_id="m1", routing_key=topology.name)
+        await publish_confirmed(broker, message)
+        queue = await broker.declare_queue(topology.work())
+        for left in (1, 0):
+            await (await queue.get()).nack(requeue=True)
+            await private_rabbitmq.wait_for_depth(topology.name, left)
+    broker = make_broker(private_rabbitmq.url)  # the other one takes it for declared
+    async with private_rabbitmq.running(broker):
+        await declare_topology(broker, topology)
+    # RabbitMQ tries again after minutes, and when it starts.
+    await asyncio.to_thread(private_rabbitmq.restart)
+    assert (await private_rabbitmq.take(topology.dead().name)).message_id == "m1"
+
+
 async def test_a_message_that_waits_survives_a_crash_of_the_broker_with_its_count(
     private_rabbitmq: PrivateBrokerServer, broker_backend: str
 ) -> None:
@@ -98,7 +179,10 @@ async def test_a_message_that_waits_survives_a_crash_of_the_broker_with_its_coun
         fault.set()
         raise ConnectionError
 
-    policy = RetryPolicy(retry_on=(ConnectionError,), delays=(2,))
+    # Long enough for the first one to stop, and over when the node is back.
+    policy = RetryPolicy(
+        retry_on=(ConnectionError,), delays=(20,), uniform=lambda low, _: low
+    )
     first = Mailer(private_rabbitmq, fail, policy)
     retry = first.topology.retry(1).name
     async with first.running() as broker:
@@ -109,7 +193,7 @@ async def test_a_message_that_waits_survives_a_crash_of_the_broker_with_its_coun
     async with first.running():
         await first.leave()
         await fault.wait()
-        await private_rabbitmq.wait_for_depth(retry, 1)
+    await private_rabbitmq.wait_for_depth(retry, 1)
     await asyncio.to_thread(private_rabbitmq.kill)
     await asyncio.to_thread(private_rabbitmq.start)
     second = Mailer(private_rabbitmq, fail, policy)

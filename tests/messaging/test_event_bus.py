@@ -83,6 +83,25 @@ async def test_a_handler_that_fails_stops_no_other_and_all_errors_are_told(
     assert list(told.value.exceptions) == errors
 
 
+async def test_a_handler_that_fails_before_it_can_be_awaited_stops_no_other(
+    registry: EventRegistry, event: DomainEvent[Left]
+) -> None:
+    bus, got = EventBus(registry), []
+
+    async def count(event: DomainEvent[Left]) -> None:
+        got.append(event.data.seconds)
+
+    def stumble(_: DomainEvent[Left]) -> Awaitable[None]:
+        raise LookupError
+
+    for handler in (count, stumble, count):
+        bus.on(Left)(handler)
+    with pytest.raises(ExceptionGroup) as told:
+        await bus.receive(event.encode())
+    assert got == [3, 3]
+    assert [type(one) for one in told.value.exceptions] == [LookupError]
+
+
 async def test_handlers_run_side_by_side(
     registry: EventRegistry, event: DomainEvent[Left]
 ) -> None:

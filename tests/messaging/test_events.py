@@ -200,6 +200,12 @@ def test_a_consumer_ignores_fields_that_it_does_not_know(
         ("a" * 129, "c"),
         ("acme", ""),
         ("acme", "c" * 129),
+        ("acme", "a b"),
+        ("acme", "a\r\nb"),
+        ("acme", "a\0"),
+        ("acme", "c\n"),
+        ("acme", "\U0001f600" * 128),
+        ("acme", "\ud800"),
     ],
 )
 def test_what_would_break_a_routing_key_or_a_header_is_refused(
@@ -304,6 +310,21 @@ def test_a_version_without_a_step_to_the_next_is_refused_at_registration() -> No
 def test_a_type_is_registered_once(registry: EventRegistry) -> None:
     with pytest.raises(ValueError, match=r"user\.created is taken"):
         registry.register("user.created")
+
+
+def test_a_class_is_the_data_of_one_type_of_event(registry: EventRegistry) -> None:
+    with pytest.raises(ValueError, match=r"UserCreated is user\.created"):
+        registry.register("user.added")(UserCreated)
+    assert ada(registry).event_type == "user.created"
+    with pytest.raises(UnknownEventError):
+        registry.decode(changed(ada(registry), event_type="user.added"))
+
+
+def test_a_step_from_a_version_is_registered_once() -> None:
+    registry = EventRegistry()
+    registry.upcaster("extension.added", 1)(dict)
+    with pytest.raises(ValueError, match=r"extension\.added has a step from 1"):
+        registry.upcaster("extension.added", 1)(lambda fields: fields)
 
 
 def test_data_that_is_not_registered_makes_no_event(registry: EventRegistry) -> None:

@@ -11,11 +11,11 @@ import sqlalchemy as sa
 from faststream.exceptions import RejectMessage
 from faststream.rabbit import RabbitMessage
 from sqlalchemy import orm
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from catalogue.plugin import Proof
-from snippets.database.async_session import session_scope
+from snippets.database.async_session import create_engine_and_sessions, session_scope
 from snippets.messaging import inbox_naive
 from snippets.messaging.inbox import InboxEntry, once, purge
 from snippets.messaging.rabbit_broker import Outgoing, make_broker
@@ -27,6 +27,7 @@ from tests.support.outbox import (
     Forwarded,
     Reader,
     Service,
+    blocked,
     events,
     publish_without_id,
     service,
@@ -182,7 +183,9 @@ async def test_of_two_deliveries_at_once_the_second_waits_for_the_first(
         second = asyncio.create_task(once(message(), pbx.sessions, "directory", count))
         await sent.wait()
         if pbx.engine.dialect.name == "postgresql":
-            await blocked(pbx)
+            await blocked(pbx.engine)
+        else:
+            await locked(pbx)
         assert not second.done()
         go.set()
     assert await second is fails
@@ -197,15 +200,13 @@ async def test_of_two_deliveries_at_once_the_second_waits_for_the_first(
         proof.differs(title, behaviour)
 
 
-async def blocked(pbx: Service) -> None:
-    """Wait until a session waits for another one; PostgreSQL tells nobody."""
-    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-    own = " AND datname = current_database()"
-    async with pbx.engine.connect() as connection:
-        await connection.execution_options(isolation_level="AUTOCOMMIT")
-        found = False
-        while not found:
-            found = bool(await connection.scalar(sa.text(waits + own)))
+async def locked(pbx: Service) -> None:
+    """Expect that a delivery which does not wait gets nowhere on SQLite."""
+    options = {"connect_args": {"timeout": 0}}
+    engine, sessions = create_engine_and_sessions(pbx.engine.url, **options)
+    with pytest.raises(OperationalError, match="database is locked"):
+        await once(message(), sessions, "directory", count)
+    await engine.dispose()
 
 
 async def test_many_deliveries_at_once_have_one_effect(pbx: Service) -> None:

@@ -12,12 +12,13 @@ import httpx
 import pytest
 import sqlalchemy as sa
 from prometheus_client import CollectorRegistry, Counter
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from snippets.database.async_session import create_engine_and_sessions
 from snippets.messaging import inbox_wiring, outbox_wiring
 from snippets.messaging.events import EventRegistry
-from snippets.messaging.inbox import InboxBase
+from snippets.messaging.inbox import InboxBase, InboxEntry
 from snippets.messaging.inbox_wiring import Directory, start_consumer
 from snippets.messaging.outbox import OutboxBase, OutboxMessage
 from snippets.messaging.outbox_wiring import create_app
@@ -128,7 +129,7 @@ async def test_a_change_reaches_a_read_model_in_another_process_exactly_once(
 
     async with tables.connect() as connection:
         (entry,) = await connection.execute(sa.select(Directory.__table__))
-    assert tuple(entry) == ("1001", "1009", 1)
+    assert tuple(entry) == ("1001", "1009", 1, 1)
     log = [*caplog.messages, taken_in, known]
     told = [line for line in log if CORRELATION in line and "HTTP" not in line]
     assert [line.partition(" ")[0] for line in told] == [
@@ -147,7 +148,7 @@ async def test_a_message_without_an_id_or_an_event_is_kept_as_a_dead_letter(
     duplicates = Counter("duplicates", "Known messages", registry=CollectorRegistry())
     registry = EventRegistry()
     registry.register("extension.forwarded")(outbox_wiring.Forwarded)
-    data = outbox_wiring.Forwarded(number="1001", to="1009")
+    data = outbox_wiring.Forwarded(number="1001", to="1009", version=1)
     event = registry.new(data, tenant="acme", correlation_id="request-1")
     outgoing = Outgoing(
         body=event.encode(),
@@ -171,9 +172,65 @@ async def test_a_message_without_an_id_or_an_event_is_kept_as_a_dead_letter(
     await engine.dispose()
     async with tables.connect() as connection:
         (entry,) = await connection.execute(sa.select(Directory.__table__))
-    assert tuple(entry) == ("1001", "1009", 1)
+    assert tuple(entry) == ("1001", "1009", 1, 1)
     (metric,) = duplicates.collect()
     assert metric.samples[0].value == 2
+
+
+async def test_a_change_that_is_taken_in_after_a_newer_one_does_not_undo_it(
+    tables: AsyncEngine, rabbitmq: RealBrokerServer, database_url: str
+) -> None:
+    topic, name = events(rabbitmq.name("events")), name_queues(rabbitmq)
+    engine, sessions = create_engine_and_sessions(database_url)
+    duplicates = Counter("duplicates", "Known messages", registry=CollectorRegistry())
+    registry = EventRegistry()
+    registry.register("extension.forwarded")(outbox_wiring.Forwarded)
+    failures: list[str] = []
+
+    def fail(_: object, __: object, statement: str, *___: object) -> None:
+        if statement.startswith("INSERT INTO inbox") and not failures:
+            failures.append(statement)
+            raise OperationalError("canary-4f1c", None, OSError())
+
+    sa.event.listen(engine.sync_engine, "before_cursor_execute", fail)
+    broker = await start_consumer(rabbitmq.url, sessions, topic.name, name, duplicates)
+    try:
+        for version, to in enumerate(("old", "new"), 1):
+            data = outbox_wiring.Forwarded(number="1001", to=to, version=version)
+            event = registry.new(data, tenant="acme", correlation_id="request-1")
+            outgoing = Outgoing(
+                body=event.encode(),
+                message_id=str(event.event_id),
+                routing_key=event.routing_key,
+                exchange=topic,
+            )
+            await publish_confirmed(broker, outgoing)
+        async with asyncio.timeout(20), tables.connect() as connection:
+            await connection.execution_options(isolation_level="AUTOCOMMIT")
+            taken_in = sa.select(sa.func.count()).select_from(InboxEntry)
+            while await connection.scalar(taken_in) != 2:
+                pass
+            (entry,) = await connection.execute(sa.select(Directory.__table__))
+    finally:
+        await broker.stop()
+    await engine.dispose()
+    assert len(failures) == 1
+    assert tuple(entry) == ("1001", "new", 2, 2)
+
+
+async def test_a_consumer_that_cannot_start_leaves_nothing_behind(
+    rabbitmq: RealBrokerServer, database_url: str
+) -> None:
+    engine, sessions = create_engine_and_sessions(database_url)
+    topic, name = rabbitmq.name("events"), name_queues(rabbitmq)
+    async with rabbitmq.channel() as channel:
+        await channel.declare_queue(name, durable=True)  # of another type
+    before = asyncio.all_tasks()
+    counter = Counter("duplicates", "Known messages", registry=CollectorRegistry())
+    with pytest.raises(Exception, match="inequivalent arg 'x-dead-letter-exchange'"):
+        await start_consumer(rabbitmq.url, sessions, topic, name, counter)
+    assert asyncio.all_tasks() == before
+    await engine.dispose()
 
 
 async def error_of(server: RealBrokerServer, queue: str) -> str:

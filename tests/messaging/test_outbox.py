@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import pytest
 import sqlalchemy as sa
-from faststream.rabbit import RabbitExchange, RabbitQueue
+from faststream.rabbit import RabbitBroker, RabbitExchange, RabbitQueue
 from pydantic import BaseModel, field_serializer
 
 from catalogue.plugin import Proof
@@ -23,7 +24,7 @@ from snippets.messaging.outbox import (
 )
 from snippets.messaging.rabbit_broker import (
     Outgoing,
-    PublishError,
+    UnconfirmedError,
     UnroutableError,
     make_broker,
 )
@@ -37,9 +38,10 @@ from tests.support.outbox import (
     Service,
     events,
     forward,
+    publisher,
     service,
 )
-from tests.support.rabbitmq import AnyBroker, collect
+from tests.support.rabbitmq import AnyBroker, RealBrokerServer, collect, proxy
 
 
 @pytest.fixture
@@ -62,12 +64,15 @@ async def fail_after_enqueueing(pbx: Service) -> None:
 
 
 async def enqueue_alone(
-    pbx: Service, event: DomainEvent[Any], headers: Mapping[str, str] | None = None
+    pbx: Service,
+    event: DomainEvent[Any],
+    headers: Mapping[str, str] | None = None,
+    key: str | None = None,
 ) -> None:
     """Enqueue in a transaction that changes something else."""
     async with session_scope(pbx.sessions) as session:
         await forward(session)
-        await enqueue(session, event, key=None, headers=headers)
+        await enqueue(session, event, key=key, headers=headers)
 
 
 async def test_an_event_is_there_if_its_change_was_committed(
@@ -198,9 +203,53 @@ async def test_headers_that_no_relay_could_send_are_refused(
 ) -> None:
     data = Forwarded(number="1001", target="voicemail")
     event = REGISTRY.new(data, tenant="acme", correlation_id="request-1")
-    with pytest.raises(TypeError, match="headers must be text"):
+    with pytest.raises(TypeError, match="expected str instance"):
         await enqueue_alone(pbx, event, cast("Mapping[str, str]", headers))
     assert await pbx.rows() == []
+
+
+@pytest.mark.parametrize(
+    ("key", "headers"),
+    [
+        ("k" * 129, {}),
+        ("\U0001f600" * 33, {}),
+        ("a\0", {}),
+        ("\ud800", {}),
+        (None, {"h" * 129: "v"}),
+        (None, {"\ud800": "v"}),
+        (None, {"h": "\ud800"}),
+        (None, {"h": "a\0"}),
+        (None, {"h": "v" * 16_384}),
+        (None, {str(number): "v" * 100 for number in range(200)}),
+    ],
+)
+async def test_text_that_would_take_other_messages_with_it_is_refused(
+    pbx: Service, key: str | None, headers: dict[str, str]
+) -> None:
+    data = Forwarded(number="1001", target="voicemail")
+    event = REGISTRY.new(data, tenant="acme", correlation_id="request-1")
+    with pytest.raises(ValueError, match=r"too long, or have a NUL|surrogates"):
+        await enqueue_alone(pbx, event, headers, key)
+    assert await pbx.rows() == []
+    assert (await pbx.sums())[0] == 0
+
+
+async def test_text_of_the_greatest_length_reaches_its_reader(
+    pbx: Service, broker_server: AnyBroker
+) -> None:
+    exchange, queue = events(broker_server.name("events")), broker_server.name("reader")
+    broker = make_broker(broker_server.url)
+    got = collect(broker, RabbitQueue(queue, routing_key="#"), exchange)
+    data = Forwarded(number="1001", target="voicemail")
+    event = REGISTRY.new(data, tenant="a" * 128, correlation_id="~" * 128)
+    headers = {"h" * 128: "v" * (16_384 - 3 * 128 - len("tenant"))}
+    async with broker_server.running(broker), asyncio.timeout(20):
+        async with session_scope(pbx.sessions) as session:
+            await enqueue(session, event, key="\u00e4" * 64, headers=headers)
+        assert await pbx.relay(publisher(broker), exchange).drain() == 1
+        arrived = await got.get()
+    assert arrived.headers == {**headers, "tenant": "a" * 128}
+    assert arrived.correlation_id == "~" * 128
 
 
 async def test_an_event_that_cannot_be_serialised_fails_its_own_transaction(
@@ -303,20 +352,36 @@ def outgoing(exchange: RabbitExchange) -> Outgoing:
     )
 
 
+@asynccontextmanager
+async def broker_away(server: AnyBroker) -> AsyncIterator[RabbitBroker]:
+    """Yield a broker that was there and is not any more."""
+    if isinstance(server, RealBrokerServer):
+        async with proxy(server) as (between, url):
+            broker = make_broker(url)
+            async with server.running(broker):
+                await between.cut()
+                yield broker
+                await between.open()
+    else:
+        broker = make_broker(server.url)
+        async with server.running(broker):
+            pass
+        yield broker
+
+
 async def test_the_naive_event_is_lost_when_the_broker_does_not_take_it(
     pbx: Service, broker_server: AnyBroker, proof: Proof
 ) -> None:
-    broker, exchange = make_broker(broker_server.url), events(broker_server.name("e"))
-    message = outgoing(exchange)
-    async with broker_server.running(broker), pbx.sessions() as session:
+    message = outgoing(events(broker_server.name("e")))
+    async with broker_away(broker_server) as broker, pbx.sessions() as session:
         row = sa.update(Extension).where(Extension.number == "1001")
         await session.execute(row.values(changes=1))
-        with pytest.raises(PublishError):
+        with pytest.raises(UnconfirmedError):
             await outbox_naive.commit_then_publish(session, broker, message)
     assert await pbx.sums() == (1, 0)
     assert await pbx.rows() == []
     proof.breaks(
-        "The change is committed, and the broker does not take the event",
+        "The change is committed, and the broker is away when the event is published",
         "The change is there, and nobody will ever be told",
     )
 

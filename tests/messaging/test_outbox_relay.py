@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import fields
+from typing import Literal
 
 import pytest
 import sqlalchemy as sa
@@ -22,7 +23,15 @@ from snippets.messaging.rabbit_broker import (
     UnroutableError,
 )
 from tests.support.counters import count_sql
-from tests.support.outbox import LEASE, NOW, Recorder, Service, service, target_of
+from tests.support.outbox import (
+    LEASE,
+    NOW,
+    Recorder,
+    Service,
+    kill,
+    service,
+    target_of,
+)
 
 
 @pytest.fixture
@@ -82,9 +91,10 @@ async def test_a_relay_that_dies_after_publishing_has_its_message_come_again(
         published.set()
         await asyncio.Event().wait()
 
-    dying = asyncio.create_task(pbx.relay(publish_and_hang).drain())
+    relay = pbx.relay(publish_and_hang)
+    dying = asyncio.create_task(relay.drain())
     await published.wait()
-    dying.cancel()
+    kill(dying, relay)
     await asyncio.gather(dying, return_exceptions=True)
 
     other = pbx.relay(recorder)
@@ -110,14 +120,120 @@ async def test_after_a_crash_at_the_fifth_of_five_only_what_is_unmarked_repeats(
             fifth.set()
             await asyncio.Event().wait()
 
-    dying = asyncio.create_task(pbx.relay(hang_at_the_fifth, batch=2).drain())
+    relay = pbx.relay(hang_at_the_fifth, batch=2)
+    dying = asyncio.create_task(relay.drain())
     await fifth.wait()
-    dying.cancel()
+    kill(dying, relay)
     await asyncio.gather(dying, return_exceptions=True)
     assert [bool(one.published_at) for one in await pbx.rows()] == [True] * 4 + [False]
     pbx.time += LEASE
     await pbx.relay(recorder).drain()
     assert recorder.targets == [*numbers, "1005"]
+
+
+async def test_a_relay_that_is_stopped_marks_what_is_confirmed_and_gives_back_the_rest(
+    pbx: Service,
+) -> None:
+    numbers = [str(1001 + one) for one in range(5)]
+    for number in numbers:
+        await pbx.forward(number, number)
+    recorder, hanging = Recorder(), asyncio.Event()
+
+    async def hang_at_the_fifth(message: Outgoing) -> None:
+        if target_of(message) == "1005":
+            hanging.set()
+            await asyncio.Event().wait()
+        if target_of(message) == "1001":
+            raise UnconfirmedError
+
+    recorder.during = hang_at_the_fifth
+    stopping = asyncio.create_task(pbx.relay(recorder, attempts=1).run())
+    async with asyncio.timeout(20):
+        await hanging.wait()
+        stopping.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await stopping
+    rows = await pbx.rows()
+    assert [bool(one.published_at) for one in rows] == [False, *[True] * 3, False]
+    assert [(one.attempts, one.error) for one in (rows[0], rows[-1])] == [
+        (1, "UnconfirmedError"),
+        (0, "CancelledError"),
+    ]
+    assert [bool(one.parked_at) for one in rows] == [True, *[False] * 4]
+    pbx.time += 1
+    recorder.during = None
+    assert await pbx.relay(recorder, attempts=1).drain() == 1
+    assert recorder.targets == ["1002", "1003", "1004", "1005"]
+
+
+async def test_what_is_cancelled_without_its_relay_has_failed_like_any_other(
+    pbx: Service,
+) -> None:
+    await pbx.forward()
+
+    async def cancelled(_: Outgoing) -> None:
+        raise asyncio.CancelledError
+
+    assert await pbx.relay(cancelled, attempts=1).drain() == 0
+    (row,) = await pbx.rows()
+    assert (row.attempts, row.error, row.parked_at) == (1, "CancelledError", NOW)
+
+
+async def test_an_event_that_kills_each_relay_is_parked_after_its_attempts(
+    pbx: Service,
+) -> None:
+    await pbx.forward("1001", "poison")
+    await pbx.forward("1002", "good")
+    recorder, claims = Recorder(), 0
+
+    async def hang(message: Outgoing) -> None:
+        if target_of(message) == "poison":
+            begun.set()
+            await asyncio.Event().wait()
+
+    recorder.during = hang
+    async with asyncio.timeout(20):
+        while True:
+            begun = asyncio.Event()
+            relay = pbx.relay(recorder, attempts=3)
+            dying = asyncio.create_task(relay.drain())
+            waiting = asyncio.create_task(begun.wait())
+            await asyncio.wait([dying, waiting], return_when="FIRST_COMPLETED")
+            if dying.done():
+                waiting.cancel()
+                break
+            claims += 1
+            kill(dying, relay)
+            await asyncio.gather(dying, return_exceptions=True)
+            pbx.time += LEASE
+    poison, good = await pbx.rows()
+    assert claims == 3
+    assert (poison.parked_at, poison.error) == (pbx.time, "TimeoutError")
+    assert good.parked_at == pbx.time  # the relays that sent it did not live to say so
+    assert recorder.targets == ["good"] * 3
+
+
+async def test_a_relay_that_was_thought_dead_may_still_say_that_it_was_published(
+    pbx: Service,
+) -> None:
+    await pbx.forward()
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def slow(_: Outgoing) -> None:
+        begun.set()
+        await go.wait()
+
+    async with asyncio.timeout(20):
+        relay = pbx.relay(slow, attempts=1)
+        first = asyncio.create_task(relay.relay_batch())
+        await begun.wait()
+        pbx.time += LEASE
+        assert await pbx.relay(Recorder(), attempts=1).relay_batch() == 0
+        assert (await pbx.rows())[0].parked_at == pbx.time
+        go.set()
+        assert await first == 1
+    (row,) = await pbx.rows()
+    assert (row.published_at, row.parked_at, row.error) == (pbx.time, None, None)
 
 
 async def test_two_relays_share_the_work_and_send_nothing_twice(pbx: Service) -> None:
@@ -224,11 +340,12 @@ async def test_the_wait_doubles_up_to_its_limit_and_then_the_event_is_parked(
     assert await pbx.relay(Recorder()).drain() == 0
 
 
-async def test_an_outage_of_almost_an_hour_parks_nothing_by_default(
-    pbx: Service,
+@pytest.mark.parametrize(("part", "seconds"), [(min, 1755.5), (max, 3511)])
+async def test_an_outage_of_half_an_hour_parks_nothing_by_default(
+    pbx: Service, part: Callable[[float, float], float], seconds: float
 ) -> None:
     await pbx.forward()
-    relay = pbx.relay(Recorder(away))
+    relay = pbx.relay(Recorder(away), uniform=part)
     defaults = {one.name: one.default for one in fields(OutboxRelay)}
     assert (relay.attempts, relay.longest) == (
         defaults["attempts"],
@@ -237,7 +354,7 @@ async def test_an_outage_of_almost_an_hour_parks_nothing_by_default(
     while (await pbx.rows())[0].parked_at is None:
         pbx.time = (await pbx.rows())[0].due_at or NOW
         await relay.relay_batch()
-    assert pbx.time - NOW == 3511
+    assert pbx.time - NOW == seconds
 
 
 async def test_a_parked_event_holds_its_key_until_its_row_is_deleted(
@@ -337,19 +454,48 @@ async def running(relay: OutboxRelay, rounds: Rounds) -> AsyncIterator[None]:
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_an_idle_relay_makes_one_select_per_interval(
+class Waiting(asyncio.Event):
+    """What a relay waits for, which tells a test that it does."""
+
+    def __init__(self) -> None:
+        """Begin with a relay that works."""
+        super().__init__()
+        self.begun: asyncio.Queue[bool] = asyncio.Queue()
+
+    async def wait(self) -> Literal[True]:
+        """Say whether there is anything to wait for, and wait."""
+        self.begun.put_nowait(not self.is_set())
+        return await super().wait()
+
+
+async def test_an_idle_relay_makes_one_select_and_waits(
     pbx: Service, proof: Proof
 ) -> None:
-    rounds = Rounds(pbx)
+    """It waits for an hour, unless somebody wakes it."""
+    rounds, waiting = Rounds(pbx), Waiting()
     relay = pbx.relay(Recorder())
-    relay.interval = 0
+    relay.woken = waiting
     with count_sql(pbx.engine) as seen:
         async with running(relay, rounds):
-            for _ in range(3):
-                await rounds.ended.get()
-    assert [one.split()[0] for one in seen.texts] == ["SELECT"] * len(seen.texts)
-    assert len(seen.texts) == seen.begins >= 3
+            for number in (1, 2, 3):
+                assert await waiting.begun.get()
+                assert waiting.begun.empty()
+                assert [one.split()[0] for one in seen.texts] == ["SELECT"] * number
+                assert seen.begins == number
+                relay.wake()
+            assert await waiting.begun.get()
     proof.cost("idle relay, per interval", selects=1)
+
+
+async def test_an_idle_relay_looks_again_after_each_interval(pbx: Service) -> None:
+    rounds, waiting = Rounds(pbx), Waiting()
+    relay = pbx.relay(Recorder())
+    relay.woken, relay.interval = waiting, 0
+    with count_sql(pbx.engine) as seen:
+        async with running(relay, rounds):
+            for number in (1, 2, 3):
+                assert await waiting.begun.get()
+                assert len(seen.texts) == number
 
 
 async def test_a_commit_wakes_a_relay_that_would_sleep_for_an_hour(

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
+from random import uniform
 
 import pytest
 import sqlalchemy as sa
@@ -18,7 +19,7 @@ from snippets.messaging.dead_letters import (
     set_aside,
 )
 from snippets.messaging.inbox import once
-from snippets.messaging.outbox import Backlog, backlog
+from snippets.messaging.outbox import Backlog, OutboxMessage, backlog
 from snippets.messaging.outbox_relay import OutboxRelay
 from snippets.messaging.rabbit_broker import (
     Outgoing,
@@ -113,6 +114,39 @@ async def test_two_relays_and_three_consumers_have_each_effect_once(
 
 
 @pytest.mark.backends("rabbitmq")
+async def test_an_event_that_costs_the_connection_parks_none_of_its_neighbours(
+    pbx: Service, rabbitmq: RealBrokerServer
+) -> None:
+    """Nothing that `enqueue` takes does; this one was written behind its back."""
+    exchange, queue = events(rabbitmq.name("events")), rabbitmq.name("reader")
+    broker = make_broker(rabbitmq.url)
+    reader = Reader(broker, pbx.sessions, exchange, queue)
+    back: asyncio.Queue[None] = asyncio.Queue()
+    for number in range(6):
+        await pbx.forward(str(1001 + number))
+    async with session_scope(pbx.sessions) as session:
+        row = await session.get_one(OutboxMessage, 3)
+        row.headers = {"h": "v" * 200_000}  # more than a frame holds
+    async with rabbitmq.running(broker), asyncio.timeout(60):
+        connection = await broker.connect()
+        connection.reconnect_callbacks.add(lambda *_: back.put_nowait(None))
+        relay = pbx.relay(publisher(broker), exchange, attempts=4, uniform=uniform)
+        while waiting := [
+            one.due_at
+            for one in await pbx.rows()
+            if one.published_at is None and one.parked_at is None
+        ]:
+            pbx.time = max(pbx.time, min(waiting))
+            before = (await pbx.rows())[2].attempts
+            await relay.relay_batch()
+            if (await pbx.rows())[2].attempts > before:
+                await back.get()
+        effects = await reader.take(5)
+    parked = [one.id for one in await pbx.rows() if one.parked_at is not None]
+    assert (parked, effects.count(True)) == ([3], 5)
+
+
+@pytest.mark.backends("rabbitmq")
 async def test_a_database_connection_that_is_cut_costs_nothing(
     pbx: Service, rabbitmq: RealBrokerServer, engine: AsyncEngine, database_url: str
 ) -> None:
@@ -155,6 +189,7 @@ async def test_a_database_connection_that_is_cut_costs_nothing(
     async with rabbitmq.running(broker), asyncio.timeout(30):
         with pytest.raises(DBAPIError):
             await relaying.relay(publish_and_cut, exchange).relay_batch()
+        await pbx.engine.dispose()  # which drops the idle connections that were cut
         assert (await pbx.rows())[0].published_at is None
         assert await relaying.relay(publish, exchange).relay_batch() == 1
         assert sorted([await handled.get() for _ in range(2)]) == [False, True]
@@ -176,20 +211,25 @@ async def test_what_was_committed_while_the_broker_was_down_arrives_afterwards(
     async with private_rabbitmq.running(broker):
         connection = await broker.connect()
         connection.reconnect_callbacks.add(lambda *_: back.set())
-        relay = pbx.relay(partial(publish_confirmed, broker, within=0.5), exchange)
+        relay = pbx.relay(publisher(broker), exchange)
         await pbx.forward("1001")
         await relay.drain()
         assert await reader.take(1) == [True]
         await asyncio.to_thread(private_rabbitmq.kill)
         for number in ("1001", "1002", "1001"):
             await pbx.forward(number)
+        relay.publish = partial(publish_confirmed, broker, within=0.5)
         assert await relay.drain() == 0
+        relay.publish = publisher(broker)
         assert [one.error for one in await pbx.rows()][1:3] == ["UnconfirmedError"] * 2
         await asyncio.to_thread(private_rabbitmq.start)
         pbx.time += 1
         async with asyncio.timeout(60):
             await back.wait()
-            assert await relay.drain() == 3
+            drained = 0
+            while drained < 3:  # it may not take everything at once
+                drained += await relay.drain()
+                pbx.time += 1
         effects: list[bool] = []
         while effects.count(True) < 3:  # the first one's acknowledgement may be lost
             effects += await reader.take(1)

@@ -8,6 +8,7 @@ import pytest
 from aio_pika.exceptions import PublishError as ClientPublishError
 from faststream.exceptions import SubscriberNotFound
 from faststream.rabbit import (
+    Channel,
     ExchangeType,
     RabbitBroker,
     RabbitExchange,
@@ -211,6 +212,38 @@ async def test_a_message_that_the_broker_refuses_raises_at_its_publisher(
 
 
 @pytest.mark.backends("rabbitmq")
+async def test_a_missing_exchange_has_what_is_being_handled_delivered_again(
+    rabbitmq: RealBrokerServer,
+) -> None:
+    """All share the channel that RabbitMQ closes, but for who has one of its own."""
+    broker = make_broker(rabbitmq.url)
+    shared, apart = (rabbitmq.name(one) for one in ("shared", "apart"))
+    deliveries: asyncio.Queue[tuple[str, bool | None]] = asyncio.Queue()
+    go = asyncio.Event()
+
+    def subscribe(queue: str, channel: Channel | None) -> None:
+        @broker.subscriber(queue, channel=channel)
+        async def handle(message: RabbitMessage) -> None:
+            await deliveries.put((queue, message.raw_message.redelivered))
+            await go.wait()
+
+    subscribe(shared, None)
+    subscribe(apart, Channel(prefetch_count=2))
+    async with rabbitmq.running(broker), time_limit():
+        for queue in (shared, apart):
+            message = Outgoing(body=b"{}", message_id="m1", routing_key=queue)
+            await publish_confirmed(broker, message)
+            assert await deliveries.get() == (queue, False)
+        with pytest.raises(UnconfirmedError):
+            await publish_confirmed(broker, left(exchange=rabbitmq.name("none")))
+        assert await deliveries.get() == (shared, True)
+        go.set()
+    assert deliveries.empty()
+    for queue in (shared, apart):
+        assert await rabbitmq.depth(queue) == 0
+
+
+@pytest.mark.backends("rabbitmq")
 async def test_a_missing_exchange_raises_and_the_next_publish_works(
     rabbitmq: RealBrokerServer,
 ) -> None:
@@ -296,6 +329,48 @@ async def test_no_more_messages_are_handled_at_once_than_were_prefetched(
     assert most == bound
     behaviour = "At most 2 are handled at once" if is_real else "All 6 are at once"
     proof.differs("6 messages for a consumer that prefetches 2", behaviour)
+
+
+@pytest.mark.backends("rabbitmq")
+async def test_each_subscriber_may_handle_as_many_messages_as_were_prefetched(
+    rabbitmq: RealBrokerServer, broker: RabbitBroker
+) -> None:
+    running, full, go = 0, asyncio.Event(), asyncio.Event()
+    queues = [rabbitmq.name(one) for one in ("mailer", "lamps")]
+
+    async def handle() -> None:
+        nonlocal running
+        running += 1
+        if running == 4:
+            full.set()
+        await go.wait()
+
+    for queue in queues:
+        broker.subscriber(queue)(handle)
+    async with rabbitmq.running(broker), time_limit():
+        for queue in queues:
+            for number in range(3):
+                message = Outgoing(
+                    body=b"{}", message_id=str(number), routing_key=queue
+                )
+                await publish_confirmed(broker, message)
+        await full.wait()
+        for queue in queues:
+            await rabbitmq.wait_for_depth(queue, 1)
+        assert running == 4
+        go.set()
+
+
+@pytest.mark.parametrize("is_started", [False, True])
+async def test_a_broker_that_does_not_run_has_not_confirmed_anything(
+    broker_server: AnyBroker, *, is_started: bool
+) -> None:
+    broker = make_broker(broker_server.url)
+    if is_started:
+        async with broker_server.running(broker):
+            pass
+    with pytest.raises(UnconfirmedError, match="m1"):
+        await publish_confirmed(broker, left())
 
 
 async def test_two_types_of_event_on_two_queues_do_not_compete(

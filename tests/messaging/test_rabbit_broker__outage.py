@@ -1,7 +1,6 @@
 """A broker that goes away: what fails, what is kept, and what goes on by itself."""
 
 import asyncio
-import time
 
 import pytest
 from faststream.rabbit import RabbitMessage, RabbitQueue
@@ -42,11 +41,9 @@ async def test_publishing_while_the_broker_is_away_fails_and_is_not_made_up_for(
             await publish_confirmed(broker, message("before"))
             assert (await got.get()).message_id == "before"
             await between.cut()
-            begun = time.monotonic()
             for number in range(100):
                 with pytest.raises(UnconfirmedError):
                     await publish_confirmed(broker, message(str(number)), within=0.05)
-            assert time.monotonic() - begun < 100 * 0.05 + 5
             await between.open()
             await back.wait()
             await publish_confirmed(broker, message("after"))

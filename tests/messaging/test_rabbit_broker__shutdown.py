@@ -170,3 +170,29 @@ async def test_a_message_that_is_rejected_without_a_dead_letter_exchange_is_gone
         await broker.publish("good", queue)
         await handled.wait()
     assert await rabbitmq.depth(queue.name) == 0
+
+
+@pytest.mark.backends("rabbitmq")
+async def test_a_handler_that_awaits_what_was_cancelled_gives_its_place_to_the_next(
+    rabbitmq: RealBrokerServer,
+) -> None:
+    queue = RabbitQueue(rabbitmq.name("mailer"))
+    broker = make_broker(rabbitmq.url, prefetch=1)
+    handled: asyncio.Queue[str] = asyncio.Queue()
+
+    @broker.subscriber(queue)
+    async def handle(message: RabbitMessage) -> None:
+        await handled.put(message.message_id)
+        if message.message_id == "m1":
+            inner = asyncio.create_task(asyncio.Event().wait())
+            inner.cancel()
+            await inner
+
+    async with rabbitmq.running(broker), asyncio.timeout(20):
+        for message_id in ("m1", "m2"):
+            message = Outgoing(
+                body=b"{}", message_id=message_id, routing_key=queue.name
+            )
+            await publish_confirmed(broker, message)
+        assert [await handled.get() for _ in range(2)] == ["m1", "m2"]
+    assert await rabbitmq.depth(queue.name) == 0

@@ -109,6 +109,8 @@ async def test_one_message_can_be_aimed_at_and_the_others_stay(
             return letter.message_id == "m3"
 
         assert await replay(broker, mailer.topology, limit=1, wanted=is_it) == 1
+        while mailer.attempts("m3") < 2:
+            await mailer.arrived.get()
         await rabbitmq.wait_for_depth(mailer.topology.dead().name, 3)
     dead = mailer.topology.dead().name
     kept = [str((await rabbitmq.take(dead)).message_id) for _ in range(3)]
@@ -125,11 +127,68 @@ async def test_messages_are_replayed_in_batches_the_oldest_first(
     async with mailer.running() as broker:
         await dead_mailer(rabbitmq, mailer, ["m1", "m2", "m3"])
         fault.there = False
-        assert await replay(broker, mailer.topology, limit=2) == 2
-        assert await depth(broker, mailer.topology) == 1
-        assert await replay(broker, mailer.topology, limit=2) == 1
-        assert await replay(broker, mailer.topology, limit=2) == 0
+        while not mailer.arrived.empty():
+            mailer.arrived.get_nowait()
+        for oldest in (["m1", "m2"], ["m3"], []):
+            assert await replay(broker, mailer.topology, limit=2) == len(oldest)
+            assert [await mailer.arrived.get() for _ in oldest] == oldest
+    assert mailer.arrived.empty()
     assert await rabbitmq.depth(mailer.topology.dead().name) == 0
+
+
+@RABBITMQ
+async def test_what_was_not_wanted_is_there_for_the_next_replay(
+    rabbitmq: RealBrokerServer,
+) -> None:
+    seen: list[str | None] = []
+
+    def look(letter: DeadLetter) -> bool:
+        seen.append(letter.message_id)
+        return False
+
+    mailer = Mailer(rabbitmq, Fault(), POLICY)
+    async with mailer.running() as broker:
+        await dead_mailer(rabbitmq, mailer, ["m1", "m2", "m3"])
+        for _ in range(5):
+            assert await replay(broker, mailer.topology, limit=1, wanted=look) == 0
+    assert sorted(map(str, seen)) == ["m1"] * 5 + ["m2"] * 5 + ["m3"] * 5
+    kept = await rabbitmq.take(mailer.topology.dead().name)
+    assert kept.headers["x-delivery-count"] == 5
+
+
+@RABBITMQ
+async def test_what_a_stranger_published_there_holds_up_nothing(
+    rabbitmq: RealBrokerServer,
+) -> None:
+    fault = Fault()
+    mailer = Mailer(rabbitmq, fault, POLICY)
+    letters: list[DeadLetter] = []
+
+    def look(letter: DeadLetter) -> bool:
+        letters.append(letter)
+        return True
+
+    strange: dict[str, Any] = {"x-death": "rubbish", "x-failed-attempts": "many"}
+    async with mailer.running() as broker:
+        stranger = Outgoing(
+            body=b"{}",
+            message_id="m0",
+            exchange=mailer.topology.exchange("dead"),
+            routing_key="",
+            headers=strange,
+        )
+        await publish_confirmed(broker, stranger)
+        await rabbitmq.wait_for_depth(mailer.topology.dead().name, 1)
+        await mailer.leave()
+        await rabbitmq.wait_for_depth(mailer.topology.dead().name, 2)
+        fault.there = False
+        assert await replay(broker, mailer.topology, limit=2, wanted=look) == 2
+        while mailer.attempts("m1") < 2 or not mailer.attempts("m0"):
+            await mailer.arrived.get()
+    assert [(one.message_id, one.reason) for one in letters] == [
+        ("m0", "unknown"),
+        ("m1", "error"),
+    ]
 
 
 @RABBITMQ
@@ -316,8 +375,43 @@ def test_what_rabbitmq_moved_in_its_second_attempt_has_the_history_of_the_first(
 def test_what_rabbitmq_moved_in_its_first_attempt_has_no_history_of_a_publisher() -> (
     None
 ):
-    death = {"exchange": "other", "reason": "delivery_limit", "count": 1}
+    death: dict[str, Any] = {
+        "exchange": "other",
+        "reason": "delivery_limit",
+        "count": 1,
+    }
     forged = OWN | {"x-failed-attempts": "many"}
-    letter = read(Topology("mailer", POLICY), Incoming({"x-death": [death], **forged}))
-    assert (letter.attempts, letter.exchange) == (1, "other")
+    for source in ("other", "mailer.requests", "mailer.attempt.x"):
+        death["exchange"] = source
+        message = Incoming({"x-death": [death], **forged})
+        letter = read(Topology("mailer", POLICY), message)
+        assert (letter.attempts, letter.exchange) == (1, source)
+        assert (letter.first_error, letter.last_error) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"x-death": []},
+        {"x-death": [None]},
+        {"x-death": "rubbish"},
+        {"x-death": {"exchange": "events"}},
+        {"x-failed-attempts": "many", "x-failed-reason": None},
+    ],
+)
+def test_what_nobody_has_given_up_is_unknown(headers: dict[str, Any]) -> None:
+    letter = read(Topology("mailer", POLICY), Incoming(headers))
+    assert (letter.attempts, letter.exchange, letter.reason) == (0, "", "unknown")
     assert (letter.first_error, letter.last_error) == (None, None)
+    assert letter.headers == {}
+
+
+@pytest.mark.parametrize("value", [None, 7, True, [1], {"a": 1}, b"\xff"])
+def test_no_value_of_a_header_makes_reading_raise(value: object) -> None:
+    death = {"exchange": value, "reason": value}
+    own = dict.fromkeys(OWN, value)
+    for headers in (own, {"x-death": [death], **own}, {"x-death": value}):
+        letter = read(Topology("mailer", POLICY), Incoming(headers))
+        assert isinstance(letter.reason, str)
+        assert isinstance(letter.attempts, int)

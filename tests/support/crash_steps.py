@@ -123,14 +123,20 @@ class Crasher:
             if self.handled:
                 await self.at("acknowledged")
 
+        def executing(*_: object) -> None:
+            if self.reached:
+                raise Crash  # a process that is dead writes nothing more
+
         def executed(_: object, __: object, statement: str, *___: object) -> None:
             if statement.startswith(STATEMENTS.get(self.step, "none")):
                 self.now()
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Message, "ack", acknowledged)
+            sa.event.listen(engine.sync_engine, "before_cursor_execute", executing)
             sa.event.listen(engine.sync_engine, "after_cursor_execute", executed)
             yield
+            sa.event.remove(engine.sync_engine, "before_cursor_execute", executing)
             sa.event.remove(engine.sync_engine, "after_cursor_execute", executed)
 
     async def commit_and_relay(

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NoReturn, cast
 from uuid import UUID
 
 import aiormq
@@ -135,6 +136,16 @@ def again(message: RabbitMessage, exchange: RabbitExchange) -> Outgoing:
     )
 
 
+def kill(task: asyncio.Task[int], relay: OutboxRelay) -> None:
+    """Have a relay die as its process would: it marks nothing any more."""
+
+    def die() -> NoReturn:
+        raise SystemError
+
+    relay.sessions = cast("Sessions", die)
+    task.cancel()
+
+
 @dataclass
 class Service:
     """A database of both services, and the clock of all their processes."""
@@ -150,6 +161,7 @@ class Service:
         *,
         batch: int = 100,
         attempts: int = 20,
+        uniform: Callable[[float, float], float] = lambda _, high: high,
     ) -> OutboxRelay:
         """Return one more relay."""
         return OutboxRelay(
@@ -161,6 +173,7 @@ class Service:
             lease=LEASE,
             interval=3600,
             now=lambda: self.time,
+            uniform=uniform,
         )
 
     async def forward(
@@ -269,3 +282,14 @@ def events(name: str) -> RabbitExchange:
 def publisher(broker: RabbitBroker) -> Callable[[Outgoing], Awaitable[None]]:
     """Return what a relay publishes with."""
     return partial(publish_confirmed, broker)
+
+
+async def blocked(engine: AsyncEngine) -> None:
+    """Wait until a session waits for another one; PostgreSQL tells nobody."""
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    own = " AND datname = current_database()"
+    async with engine.connect() as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        found = False
+        while not found:
+            found = bool(await connection.scalar(sa.text(waits + own)))
