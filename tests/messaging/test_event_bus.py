@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from faststream import AckPolicy
 from faststream.exceptions import RejectMessage
-from faststream.rabbit import QueueType, RabbitBroker, RabbitQueue
+from faststream.rabbit import Channel, QueueType, RabbitBroker, RabbitQueue
 from faststream.rabbit.annotations import RabbitMessage
 
 from catalogue.plugin import Proof
@@ -192,7 +192,10 @@ async def test_an_unknown_event_is_delivered_once_and_its_neighbour_after_it(
         },
     )
     broker = RabbitBroker(
-        broker_server.url, logger=None, ack_policy=AckPolicy.REJECT_ON_ERROR
+        broker_server.url,
+        logger=None,
+        ack_policy=AckPolicy.REJECT_ON_ERROR,
+        default_channel=Channel(prefetch_count=1),
     )
 
     @bus.on(Left)
