@@ -44,12 +44,12 @@ class OwnedAsyncSession(AsyncSession):
 
     async def __aenter__(self) -> Self:
         """Refuse the block to a second task, which would close the session."""
-        _own(self.sync_session)
+        self.info.update(owner=_admit(self.sync_session), is_open=True)
         return await super().__aenter__()
 
     async def __aexit__(self, *error: object) -> None:
         """Close the session, in a task that a cancellation does not reach."""
-        self.info["left"] = True
+        self.info["is_open"] = False
         await super().__aexit__(*error)
 
 
@@ -132,7 +132,7 @@ def _owned(name: str) -> tuple[str, Callable[..., Any]]:
     method = getattr(orm.Session, name)
 
     def owned(session: orm.Session, *args: object, **options: object) -> object:
-        if name != "close" or "left" not in session.info:
+        if name != "close" or session.info.get("is_open"):
             _admit(session)
         return method(session, *args, **options)
 

@@ -469,6 +469,17 @@ async def test_a_block_that_the_factory_begins_commits_what_was_only_added(
     assert await emails(sessions) == ["ada@example.com"]
 
 
+async def test_a_session_of_another_class_on_the_same_one_can_be_left(
+    engine: AsyncEngine, sessions: Sessions
+) -> None:
+    async with async_sessionmaker(**sessions.kw)() as session:
+        await session.execute(EVE)
+        await session.commit()
+        await session.execute(select(User))
+    assert checked_out(engine) == 0
+    assert await emails(sessions) == ["eve@example.com"]
+
+
 async def test_the_owner_may_roll_back_and_close(
     engine: AsyncEngine, sessions: Sessions
 ) -> None:
