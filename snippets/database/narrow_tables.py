@@ -3,11 +3,12 @@
 Subqueries, CTEs and joins are narrowed, and what a write reads, changes or merges into.
 An outer join keeps the row whose partner is hidden. Mapped classes are left to
 `with_loader_criteria`, but for those that an UPDATE or DELETE reads beside its own.
-Refused are joins that were written with classes, a SELECT among rows of values, and a
-write within a statement. Not narrowed are text, what only has the name of a table, and
-in a query a table that stands beside its class.
+Refused are joins written with classes, a SELECT among rows of values, a write within a
+statement, and text with an OR, which the condition would come behind. Not narrowed are
+queries in text, a table's double, and in a query a table beside its class.
 """
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
@@ -20,11 +21,10 @@ from sqlalchemy.sql.annotation import Annotated
 from sqlalchemy.util import immutabledict
 
 Element: TypeAlias = Any
-"""A statement or a part of one, of which more is used here than its type tells."""
-
 Tables: TypeAlias = Collection[Element]
 Condition: TypeAlias = Callable[[Element], sa.ColumnElement[bool]]
-Visitors: TypeAlias = dict[str, Callable[[Any], None]]
+REFUSED = "not narrowed: use Select.join() and or_(), nest no write"
+OR = re.compile(r"\bor\b", re.IGNORECASE)
 
 
 def narrow_tables(
@@ -64,23 +64,23 @@ def table_of(part: Element) -> Element:
 
 
 def refuse_parts(whole: Element, tables: Tables) -> None:
-    """Raise `InvalidRequestError` for joins of classes, and a write in a statement."""
+    """Raise `InvalidRequestError` for a join of classes, a nested write, OR in text."""
     for part in visitors.iterate(whole):
+        is_text = isinstance(part, sa.TextClause) or vars(part).get("is_literal")
         # A mapper's own join, of inheritance, is annotated itself or has bare sides.
         if isinstance(part, sa.Join) and not isinstance(part, Annotated):
             refused = any(isinstance(side, Annotated) for side in _sides(part))
         else:
-            refused = isinstance(part, sa.UpdateBase) and part is not whole
-        if refused and any(table_of(each) in tables for each in visitors.iterate(part)):
-            raise InvalidRequestError("not narrowed: use Select.join(), nest no write")
+            bad = OR.search(str(part)) if is_text else isinstance(part, sa.UpdateBase)
+            refused = bool(bad) and part is not whole
+        reads = visitors.iterate(whole if is_text else part)
+        if refused and any(table_of(each) in tables for each in reads):
+            raise InvalidRequestError(REFUSED)
 
 
 @dataclass
 class _Narrowing:
-    """A subquery of the remaining rows in the place of each table.
-
-    A table that is written to, or stands beside its class, stays, and gets a WHERE.
-    """
+    """Puts the remaining rows in a table's place, or adds a WHERE where it stays."""
 
     whole: Element
     tables: Tables
@@ -98,7 +98,7 @@ class _Narrowing:
             self.kept = frozenset(map(hash, stay))
         joins = [p for p in parts if classes and isinstance(p, sa.Join)]  # a mapper's
         opts = {"stop_on": [*classes, *options, *joins]}
-        visit: Visitors = {"select": self._add, "on_conflict_do_update": self._merge}
+        visit: Element = {"select": self._add, "on_conflict_do_update": self._merge}
         copy: Any = visitors.cloned_traverse(self.whole, opts, visit)
         replace = self._nested if self.whole.is_insert else self._replace
         copy = visitors.replacement_traverse(copy, opts, replace)

@@ -3,20 +3,22 @@
 Mapped classes and their aliases, relationships with every loading strategy, refreshes,
 bulk updates by key, statements on bare tables, functions that are executed, and what a
 write reads or merges into are narrowed. Refused are `sa.join()` and `orm.join()` of
-classes, a SELECT among rows of values, a write within a statement, and a table's double
-such as `sa.table()`. Not narrowed are text, a bare table in a query of classes, that of
-a `secondary`, a view, or joined inheritance, an expression that a flush sends or that
-`with_expression` gives, a class without the mixin on the table, and what goes through
-`session.connection()`. A parameter with the name of one in the condition replaces it.
+classes, a SELECT among rows of values, a write within a statement, text with an OR, and
+a table's double such as `sa.table()`. Not narrowed are queries in text, a bare table in
+a query of classes, that of a `secondary`, a view, or joined inheritance, an expression
+that a flush sends or `with_expression` gives, a class without the mixin, and what goes
+through `session.connection()`. A parameter named as one in the condition replaces it.
 
 Source: https://docs.sqlalchemy.org/en/21/orm/session_events.html#do-orm-execute-global-criteria
 """
 
 from collections.abc import Callable, Collection, Mapping
+from itertools import chain
 from typing import Any, Self, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy import orm
+from sqlalchemy.orm.mapper import _all_registries
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.annotation import Annotated
 
@@ -115,8 +117,7 @@ def models_of(mixin: type) -> dict[sa.Table, type]:
     Keep the models, in a module say: neither their registry nor their tables do.
     """
     found: dict[sa.Table, type] = {}
-    subclasses: list[type] = mixin.__subclasses__()
-    for model in subclasses:
+    for model in list[type](mixin.__subclasses__()):
         mapper: object = sa.inspect(model, raiseerr=False)
         if isinstance(mapper, orm.Mapper) and isinstance(mapper.local_table, sa.Table):
             found.setdefault(mapper.local_table, model)
@@ -125,13 +126,15 @@ def models_of(mixin: type) -> dict[sa.Table, type]:
 
 
 def shares_name(part: object, tables: Collection[sa.Table]) -> bool:
-    """Return whether a part is of one of these tables, or of a double of its name."""
+    """Whether a part is of one of these tables, or a double: their name, no model."""
     table = table_of(part)
     if not isinstance(table, sa.TableClause) or table in tables:
         return isinstance(table, sa.TableClause)
     how = "fullname" if isinstance(table, sa.Table) else "name"
     taken = {getattr(each, how).casefold() for each in tables}
-    return getattr(table, how).casefold() in taken and not isinstance(part, Annotated)
+    same = getattr(table, how).casefold() in taken and not isinstance(part, Annotated)
+    mappers = chain(*(each.mappers for each in _all_registries()))
+    return same and not any(each.local_table is table for each in mappers)
 
 
 def _refuse_doubles(statement: Element, tables: Collection[sa.Table]) -> None:
@@ -143,8 +146,5 @@ def _refuse_doubles(statement: Element, tables: Collection[sa.Table]) -> None:
 def _swap(statement: Element, old: Element, new: Element) -> Element:
     """Put a statement in the place of another, which may be in a `from_statement`."""
     places: dict[object, Element] = {statement: None, old: new}
-
-    def swap(element: Element, **_: object) -> Element:
-        return places.get(element, element)
-
-    return visitors.replacement_traverse(statement, {}, swap)
+    traverse: Element = visitors.replacement_traverse
+    return traverse(statement, {}, lambda part, **_: places.get(part, part))

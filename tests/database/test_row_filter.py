@@ -32,7 +32,7 @@ from sqlalchemy.sql import visitors
 from catalogue.plugin import Proof
 from snippets.database.async_session import create_engine_and_sessions
 from snippets.database.narrow_tables import narrow_tables
-from snippets.database.row_filter import RowFilter, hiding, models_of
+from snippets.database.row_filter import RowFilter, hiding, models_of, shares_name
 from snippets.database.row_filter_naive import filter_queries
 from tests.support.counters import count_sql
 from tests.support.databases import create_tables
@@ -508,6 +508,22 @@ async def test_another_table_of_the_same_name_is_refused(
         assert await session.scalar(func.max(COPY.c.id), execution_options=options) == 3
 
 
+async def test_a_table_of_the_same_name_with_a_model_of_its_own_is_no_double(
+    engine_and_sessions: tuple[AsyncEngine, Sessions],
+) -> None:
+    class Elsewhere(DeclarativeBase):
+        """The tables of another database, say."""
+
+    class OtherCall(Elsewhere):
+        __tablename__ = CALLS.name
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    table = OtherCall.__table__
+    assert not shares_name(table, [CALLS])
+    async with engine_and_sessions[1]() as session:
+        assert await session.scalar(select(func.count(table.c.id))) == 3
+
+
 async def test_a_table_of_another_schema_is_not_taken_for_the_models(
     sessions: Sessions,
 ) -> None:
@@ -538,6 +554,30 @@ async def test_a_write_within_a_statement_is_refused(sessions: Sessions) -> None
                     await session.execute(query)
         note = sa.insert(Note).values(id=7).returning(Note.id).cte()
         assert await session.scalar(select(note.c.id)) == 7
+
+
+@pytest.mark.parametrize("text", [sa.text, sa.literal_column])
+async def test_text_with_an_or_is_refused_since_the_condition_would_come_behind_it(
+    sessions: Sessions, text: Callable[[str], Any]
+) -> None:
+    other = text("1 = 1 OR 1 = 0")
+    statements: list[Any] = [
+        select(Call.id).where(other),
+        select(CALLS.c.id).where(other),
+        select(Call.id).where(Call.id > 0, other),
+        select(Note.id).where(Note.id.in_(select(Call.id).where(other))),
+        sa.update(Call).where(other).values(seconds=9),
+        sa.update(CALLS).where(other).values(seconds=9),
+        sa.delete(CALLS).where(other),
+    ]
+    async with sessions() as session:
+        for statement in statements:
+            with pytest.raises(InvalidRequestError, match="or_"):
+                await session.execute(statement)
+        assert await session.scalar(select(Call.id).where(text("1 = 1"))) == 1
+        assert (
+            await session.scalar(select(func.count(Note.id)).where(other)) is not None
+        )
 
 
 OUT_OF_REACH: dict[str, Callable[[], sa.Executable]] = {
