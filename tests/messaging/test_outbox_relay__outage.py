@@ -141,9 +141,10 @@ async def test_an_event_that_costs_the_connection_parks_none_of_its_neighbours(
             await relay.relay_batch()
             if (await pbx.rows())[2].attempts > before:
                 await back.get()
-        effects = await reader.take(5)
-    parked = [one.id for one in await pbx.rows() if one.parked_at is not None]
-    assert (parked, effects.count(True)) == ([3], 5)
+        effects: list[bool] = []
+        while effects.count(True) < 5:  # some come twice, for a connection was lost
+            effects += await reader.take(1)
+    assert [one.id for one in await pbx.rows() if one.parked_at is not None] == [3]
 
 
 @pytest.mark.backends("rabbitmq")
