@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from faststream.rabbit import RabbitQueue
 
 from snippets.messaging.rabbit_broker import make_broker, publish_confirmed
@@ -49,6 +50,19 @@ def die(*arguments: str) -> None:
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
 
 
+async def locks_are_gone(pbx: Service) -> None:
+    """Wait until the database has noticed that the process is dead."""
+    if pbx.engine.dialect.name != "postgresql":
+        return  # SQLite's locks are the operating system's, which took them back
+    others = sa.text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        " AND pid <> pg_backend_pid() AND xact_start IS NOT NULL"
+    )
+    async with asyncio.timeout(60), pbx.engine.connect() as observer:
+        while await observer.scalar(others):
+            await observer.rollback()
+
+
 @pytest.mark.backends("rabbitmq")
 @pytest.mark.parametrize("step", STEPS)
 async def test_a_process_that_dies_at_a_step_loses_and_doubles_nothing(
@@ -62,6 +76,7 @@ async def test_a_process_that_dies_at_a_step_loses_and_doubles_nothing(
         await declared.bind(topic, "extension.forwarded.*")
     arguments = (step, database_url, rabbitmq.url, exchange, queue)
     await asyncio.to_thread(die, *arguments)
+    await locks_are_gone(pbx)
 
     broker = make_broker(rabbitmq.url)
     reader = Reader(broker, pbx.sessions, events(exchange), queue)
