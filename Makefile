@@ -13,6 +13,7 @@ SUCCESSOR := tests/site/test_zensical.py
 MACHINERY := $(shell find catalogue tests/drift tests/examples tests/support -name '*.py') \
 	Makefile README.md docs/matrix.yaml mkdocs.yml pyproject.toml
 TOLD := $(wildcard notebooks/*.ipynb) $(shell find catalogue/notebooks snippets -name '*.py')
+LIGHTHOUSE := tests/site/browser/test_lighthouse.py
 port ?= 8000
 
 export NO_MKDOCS_2_WARNING := 1
@@ -20,7 +21,7 @@ export NO_MKDOCS_2_WARNING := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check test-real test-site test-lowest fix bench lock site \
+.PHONY: help serve test check test-real test-site lighthouse test-lowest fix bench lock site \
 	lint types examples patterns $(CATEGORIES) six-steps machinery notebooks guard html successor
 
 help: ## list the targets
@@ -44,9 +45,13 @@ test-real: $(READY) ## the same pattern tests on real PostgreSQL, Redis and Rabb
 	@$(PYTEST) --backends real --ignore=tests/site --ignore=tests/examples
 	@echo "test-real: all green on real servers"
 
-test-site: site ## the site in headless Chromium, and Lighthouse's figures
-	@$(PYTEST) tests/site/browser
+test-site: site ## the site in headless Chromium
+	@$(PYTEST) tests/site/browser --ignore=$(LIGHTHOUSE)
 	@echo "test-site: all green in the browser"
+
+lighthouse: site ## Lighthouse's figures, which depend on the machine: leave it idle
+	@$(PYTEST) $(LIGHTHOUSE)
+	@echo "lighthouse: all figures are reached"
 
 test-lowest: $(READY) ## the pattern tests with the lowest declared versions
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/lowest
