@@ -13,7 +13,6 @@ SUCCESSOR := tests/site/test_zensical.py
 MACHINERY := $(shell find catalogue tests/drift tests/examples tests/support -name '*.py') \
 	Makefile README.md docs/matrix.yaml mkdocs.yml pyproject.toml
 TOLD := $(wildcard notebooks/*.ipynb) $(shell find catalogue/notebooks snippets -name '*.py')
-LIGHTHOUSE := tests/site/browser/test_lighthouse.py
 port ?= 8000
 
 export NO_MKDOCS_2_WARNING := 1
@@ -21,7 +20,7 @@ export NO_MKDOCS_2_WARNING := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check test-real test-site lighthouse test-lowest fix bench lock site \
+.PHONY: help serve test check test-real test-site test-lowest fix bench lock site \
 	lint types examples patterns $(CATEGORIES) six-steps machinery notebooks guard html successor
 
 help: ## list the targets
@@ -46,12 +45,8 @@ test-real: $(READY) ## the same pattern tests on real PostgreSQL, Redis and Rabb
 	@echo "test-real: all green on real servers"
 
 test-site: site ## the site in headless Chromium
-	@$(PYTEST) tests/site/browser --ignore=$(LIGHTHOUSE)
+	@$(PYTEST) tests/site/browser
 	@echo "test-site: all green in the browser"
-
-lighthouse: site ## Lighthouse's figures, which depend on the machine: leave it idle
-	@$(PYTEST) $(LIGHTHOUSE)
-	@echo "lighthouse: all figures are reached"
 
 test-lowest: $(READY) ## the pattern tests with the lowest declared versions
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/lowest
@@ -80,6 +75,7 @@ site: $(READY) ## build the site into build/site
 	@$(BIN)/python -m catalogue prove
 	@$(BIN)/python -m catalogue render $(if $(publish),--publish)
 	@$(BIN)/python -m mkdocs build --quiet --strict --site-dir build/site
+	@$(BIN)/python -m catalogue.plain_tokens build/site
 	@echo "site: built in build/site"
 
 lint: $(READY)

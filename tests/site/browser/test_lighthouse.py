@@ -1,4 +1,10 @@
-"""Lighthouse's figures for four kinds of page, as medians of three runs."""
+"""Lighthouse's figures for four kinds of page, as medians of three runs.
+
+The third is left out where the first two say enough.
+Lighthouse slows the processor down four times, so that one of a desktop works like one
+of a phone. Here it is slowed as much more or less as it is faster or slower than such a
+desktop's: https://github.com/GoogleChrome/lighthouse/blob/main/docs/throttling.md
+"""
 
 from __future__ import annotations
 
@@ -6,8 +12,8 @@ import json
 import os
 import subprocess
 from collections.abc import Callable
-from statistics import median
-from typing import TYPE_CHECKING
+from statistics import median_low
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
@@ -15,10 +21,10 @@ from catalogue.patterns import ROOT
 from tests.site.served import serve
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
 RESULT = ROOT / "build/lighthouse.json"
-RUNS = 3
 URLS = {
     "home": "",
     "pattern": "patterns/database/repository/",
@@ -34,36 +40,52 @@ WANTED = {
     },
     "mobile": {"performance": 90, "accessibility": 95, "best-practices": 95, "seo": 95},
 }
+# The slowdown which is meant for the middle of Lighthouse's class of high-end desktops.
+SLOWDOWN, BENCHMARK_INDEX = 4, 1750
+
+Lighthouse: TypeAlias = Callable[..., dict[str, Any]]
+Measure: TypeAlias = Callable[[str, str, "Collection[str]"], dict[str, float]]
 
 
-Measure = Callable[[str, str], dict[str, int]]
+@pytest.fixture(scope="session")
+def lighthouse(node_modules: Path, chromium: str, flags: list[str]) -> Lighthouse:
+    """Run Lighthouse once for an address, with these options; return its report."""
 
-
-@pytest.fixture
-def measure(node_modules: Path, chromium: str, flags: list[str]) -> Measure:
-    """Run Lighthouse once for an address and a form; its figures are of a hundred."""
-
-    def run(url: str, form: str) -> dict[str, int]:
+    def run(url: str, *options: str) -> dict[str, Any]:
         command = [
             str(node_modules / ".bin/lighthouse"),
             url,
             "--quiet",
             "--output=json",
             "--no-enable-error-reporting",
-            f"--only-categories={','.join(WANTED[form])}",
             f"--chrome-flags={' '.join(['--headless=new', *flags])}",
-            *(["--preset=desktop"] if form == "desktop" else []),
+            *options,
         ]
         environment = {**os.environ, "CHROME_PATH": chromium}
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
-        categories = json.loads(done.stdout)["categories"]
-        return {
-            name: round(100 * category["score"])
-            for name, category in categories.items()
-        }
+        report: dict[str, Any] = json.loads(done.stdout)
+        return report
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def measure(lighthouse: Lighthouse, address: str) -> Measure:
+    """Return the figures, of a hundred, of an address, a form and some categories."""
+    report = lighthouse(address, "--only-audits=is-on-https")
+    slowdown = SLOWDOWN * report["environment"]["benchmarkIndex"] / BENCHMARK_INDEX
+    options = {
+        "desktop": "--preset=desktop",
+        "mobile": f"--throttling.cpuSlowdownMultiplier={max(slowdown, 1):.2f}",
+    }
+
+    def run(url: str, form: str, categories: Collection[str]) -> dict[str, float]:
+        only = f"--only-categories={','.join(categories)}"
+        scores = lighthouse(url, only, options[form])["categories"]
+        return {name: round(100 * scores[name]["score"]) for name in categories}
 
     return run
 
@@ -73,10 +95,15 @@ def measure(node_modules: Path, chromium: str, flags: list[str]) -> Measure:
 def test_the_figures_are_reached(
     name: str, form: str, measure: Measure, address: str
 ) -> None:
-    runs = [measure(address + URLS[name], form) for _ in range(RUNS)]
-    figures = {key: median(run[key] for run in runs) for key in runs[0]}
+    wanted, url = WANTED[form], address + URLS[name]
+    figures = measure(url, form, wanted)
+    # Of the four, only the performance differs from one run to the next.
+    runs = [figures["performance"]]
+    runs += measure(url, form, ["performance"]).values()
+    if min(runs) < wanted["performance"] <= max(runs):
+        runs += measure(url, form, ["performance"]).values()
+    figures["performance"] = median_low(runs)
     keep(name, form, figures)
-    wanted = WANTED[form]
     assert {key: figures[key] for key in wanted if figures[key] < wanted[key]} == {}, (
         runs
     )
@@ -90,8 +117,11 @@ def keep(name: str, form: str, figures: dict[str, float]) -> None:
 
 
 def test_a_page_that_falls_short_is_noticed(measure: Measure, tmp_path: Path) -> None:
-    (tmp_path / "index.html").write_text("<img src='a.png'><a href=''>x</a>", "utf-8")
+    busy = "<script>for (const end = Date.now() + 900; Date.now() < end; );</script>"
+    (tmp_path / "index.html").write_text(f"<img src='a.png'>{busy}<a href=''>x</a>")
     with serve(tmp_path) as address:
-        figures = measure(address, "desktop")
-    assert figures["accessibility"] < WANTED["desktop"]["accessibility"]
-    assert figures["seo"] < WANTED["desktop"]["seo"]
+        desktop = measure(address, "desktop", ["accessibility", "seo"])
+        mobile = measure(address, "mobile", ["performance"])
+    assert desktop["accessibility"] < WANTED["desktop"]["accessibility"]
+    assert desktop["seo"] < WANTED["desktop"]["seo"]
+    assert mobile["performance"] < WANTED["mobile"]["performance"]

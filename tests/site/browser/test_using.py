@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from catalogue.plain_tokens import COLOURLESS
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
@@ -20,6 +22,22 @@ SHOWN = """() => {
   const box = one.getBoundingClientRect();
   const name = one.ariaLabel || one.innerText || one.id || one.className;
   return {name: `${one.tagName} ${name}`.slice(0, 60), ring, width: box.width};
+}"""
+
+HAS_LANDED = """name => {
+  const top = document.getElementById(name).getBoundingClientRect().top;
+  const left = document.documentElement.scrollHeight - scrollY - innerHeight;
+  return top >= 0 && top < (left > 1 ? 200 : innerHeight);
+}"""
+
+COLOURS = """kinds => {
+  const code = document.querySelector(".highlight code");
+  const tokens = kinds.map((kind) => {
+    const token = code.appendChild(document.createElement("span"));
+    token.className = kind;
+    return token;
+  });
+  return [...tokens, code].map((one) => getComputedStyle(one).color);
 }"""
 
 
@@ -67,6 +85,20 @@ def test_a_diagram_takes_the_theme_s_colours(browser: Browser, address: str) -> 
     assert len(seen) == 2
 
 
+def test_tokens_whose_tags_are_taken_have_no_colour(
+    browser: Browser, address: str
+) -> None:
+    for scheme in ("light", "dark"):
+        context = browser.new_context(base_url=address, color_scheme=scheme)
+        page = context.new_page()
+        page.goto(PATTERN)
+        kinds = [*COLOURLESS, "k"]
+        *colourless, keyword, plain = page.evaluate(COLOURS, kinds)
+        assert {*colourless} == {plain}
+        assert keyword != plain
+        context.close()
+
+
 def test_a_search_is_made_and_followed_without_a_mouse(page: Page) -> None:
     page.goto("")
     page.keyboard.type("Repository", delay=20)
@@ -83,6 +115,24 @@ def test_the_first_key_leads_past_the_navigation(page: Page) -> None:
     assert page.evaluate("document.activeElement.matches('.md-skip')")
     page.keyboard.press("Enter")
     assert "#when-to-use-it" in page.url
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_an_address_within_a_page_leads_to_its_heading(
+    width: int, browser: Browser, address: str
+) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.goto(address + PATTERN)
+    names = page.eval_on_selector_all(".md-typeset h2[id]", "all => all.map(h => h.id)")
+    assert "evidence" in names
+    for name in names:
+        page.goto("about:blank")
+        page.goto(f"{address}{PATTERN}#{name}")
+        page.wait_for_function(HAS_LANDED, arg=name)
+    for name in reversed(names):
+        page.evaluate("name => location.hash = name", name)
+        page.wait_for_function(HAS_LANDED, arg=name)
+    page.close()
 
 
 def test_the_tabs_of_the_code_and_its_copy_button_work_by_key(page: Page) -> None:
