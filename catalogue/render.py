@@ -109,8 +109,12 @@ def _card(pattern: Pattern, verification: record.Verification | None) -> str:
 
 def _folded(sentences: list[str]) -> str:
     items = "\n".join(f"<li>{text(one)}</li>" for one in sentences)
-    summary = "1 symptom" if len(sentences) == 1 else f"{len(sentences)} symptoms"
+    summary = _counted(len(sentences), "symptom")
     return f"<details><summary>{summary}</summary>\n<ul>\n{items}\n</ul></details>"
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def _summary(verification: record.Verification | None) -> str:
@@ -119,9 +123,8 @@ def _summary(verification: record.Verification | None) -> str:
         return f"{words} — these files have not been run since they last changed"
     words = state(verification.state)
     counts = ", ".join(
-        f"{len(run.passed)} tests on {record.NAMES[name]}"
-        if name
-        else f"{len(run.passed)} tests without a backend"
+        _counted(len(run.passed), "test")
+        + (f" on {record.NAMES[name]}" if name else " without a backend")
         for name, run in verification.runs.items()
     )
     return f"{words} — {text(counts)}"
