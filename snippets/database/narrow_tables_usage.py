@@ -60,6 +60,7 @@ def main() -> None:
 
         print(narrowed(sa.delete(users)).whereclause)
         # > users."left" IS false
+    engine.dispose()
 
 
 if __name__ == "__main__":

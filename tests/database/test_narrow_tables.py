@@ -190,6 +190,7 @@ def test_a_narrowed_statement_is_compiled_once() -> None:
         for _ in range(2):
             result = connection.execute(narrowed(WRITES["FROM an alias"]()))
             hits.append(result.context.cache_hit.name)
+    engine.dispose()
     assert hits == ["CACHE_MISS", "CACHE_HIT"]
 
 

@@ -440,6 +440,7 @@ def test_a_model_of_joined_tables_is_narrowed_by_its_class() -> None:
         assert session.scalars(select(tables["trunks"].c.id)).all() == [1, 2]
         update = sa.update(Line).where(Line.id.in_(queries[1])).values(number="1")
         assert session.scalars(update.returning(Line.id)).all() == [1]
+    engine.dispose()
 
 
 async def test_a_listener_may_copy_a_statement_that_was_narrowed(

@@ -25,7 +25,7 @@ GARBAGE = {
 }
 """What a server may say to each command, by what it is."""
 
-COMMAND = re.compile(rb"(?m)^\*\d+\r$")
+COMMAND = re.compile(rb"(?m)^\*\d+\r\n\$\d+\r\n(\w+)\r$")
 
 
 class _Listener(TcpFakeServer):
@@ -69,13 +69,14 @@ class FaultyServer:
         self.connections += 1
         try:
             while received := await reader.read(65536):
-                # A client may send several commands at once.
-                commands = len(COMMAND.findall(received))
-                self.commands += commands
-                if self.hangs_up:
+                # Several commands may come at once; with CLIENT, a client says its name.
+                names = COMMAND.findall(received)
+                self.commands += len(names) - names.count(b"CLIENT")
+                if self.hangs_up and {*names} != {b"CLIENT"}:
                     break
-                if self.reply is not None:
-                    writer.write(self.reply * commands)
+                reply = b"+OK\r\n" if self.hangs_up else self.reply
+                if reply is not None:
+                    writer.write(reply * len(names))
                     await writer.drain()
         except ConnectionError:
             pass  # the client has had enough
@@ -89,7 +90,8 @@ async def faulty_server(
 ) -> AsyncIterator[FaultyServer]:
     """Yield a server that accepts and says only `reply`; without one, never a word.
 
-    One that hangs up closes the connection instead, once it was asked something.
+    One that hangs up lets clients introduce themselves, and closes the connection once
+    it was asked something.
     """
     faulty = FaultyServer(reply, hangs_up)
     server = await asyncio.start_server(faulty.serve, "127.0.0.1", 0)
