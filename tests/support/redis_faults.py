@@ -69,7 +69,7 @@ class FaultyServer:
         self.connections += 1
         try:
             while received := await reader.read(65536):
-                # Several commands may come at once; with CLIENT, a client says its name.
+                # Several may come at once; a client says its name with CLIENT.
                 names = COMMAND.findall(received)
                 self.commands += len(names) - names.count(b"CLIENT")
                 if self.hangs_up and {*names} != {b"CLIENT"}:
