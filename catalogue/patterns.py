@@ -156,6 +156,11 @@ class Pattern:
         return sorted(_imported_snippets(self.root, self.snippet) - {self.snippet})
 
     @property
+    def copied(self) -> list[str]:
+        """What a reader copies: the module first, then what it imports."""
+        return [self.snippet, *self.companions]
+
+    @property
     def files(self) -> list[str]:
         """Every file whose bytes the pattern's proof is about."""
         own = [self.snippet, *(self.role(role) for role in ROLES), *self.tests]

@@ -82,10 +82,9 @@ def _pattern_fragments(patterns: list[Pattern], known: record.Record) -> dict[st
 def _card(pattern: Pattern, verification: record.Verification | None) -> str:
     page = pattern.front_matter
     raw = "../../../data/"
-    files = [pattern.snippet, *pattern.companions]
     rows = {
         "State": _summary(verification),
-        "Copy": "<br>".join(link(f"`{path}`", raw + path) for path in files),
+        "Copy": "<br>".join(link(f"`{path}`", raw + path) for path in pattern.copied),
         "Import": text(f"`from {pattern.module} import {', '.join(pattern.names)}`"),
         "Maturity": text(page.maturity),
         "Tags": text(", ".join(page.tags)),
@@ -311,7 +310,7 @@ def _index(patterns: list[Pattern], known: record.Record) -> str:
                 "url": pattern.url,
                 **page.model_dump(),
                 "module": pattern.module,
-                "copy": [pattern.snippet, *pattern.companions],
+                "copy": pattern.copied,
                 "files": record.hashes(pattern),
                 "state": record.state_of(known, pattern),
                 "runs": {
