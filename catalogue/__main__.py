@@ -139,6 +139,7 @@ def _show(root: Path, options: argparse.Namespace) -> int:
         "id": pattern.id,
         **pattern.front_matter.model_dump(),
         "url": pattern.url,
+        "copy": pattern.copied,
         "files": record.hashes(pattern),
         "state": record.state_of(known, pattern),
         "verification": verification.model_dump() if verification else None,

@@ -478,7 +478,7 @@ def _result_path(root: Path, pattern_id: str) -> Path:
 
 def _measured_files(root: Path, pattern_id: str) -> dict[str, str]:
     pattern = Pattern(id=pattern_id, root=root)
-    paths = [root / path for path in (pattern.snippet, *pattern.companions)]
+    paths = [root / path for path in pattern.copied]
     return {
         path.relative_to(root).as_posix(): sha256(path)
         for path in paths

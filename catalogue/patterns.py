@@ -156,6 +156,17 @@ class Pattern:
         return sorted(_imported_snippets(self.root, self.snippet) - {self.snippet})
 
     @property
+    def copied(self) -> list[str]:
+        """What a reader copies: the module first, then what it imports."""
+        return [self.snippet, *self.companions]
+
+    @property
+    def usage_needs(self) -> list[str]:
+        """What the example imports besides: it runs where these are, too."""
+        usage = self.role("usage")
+        return sorted(_imported_snippets(self.root, usage) - {usage, *self.copied})
+
+    @property
     def files(self) -> list[str]:
         """Every file whose bytes the pattern's proof is about."""
         own = [self.snippet, *(self.role(role) for role in ROLES), *self.tests]

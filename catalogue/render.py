@@ -81,11 +81,10 @@ def _pattern_fragments(patterns: list[Pattern], known: record.Record) -> dict[st
 
 def _card(pattern: Pattern, verification: record.Verification | None) -> str:
     page = pattern.front_matter
-    raw = "../../../data/"
-    files = [pattern.snippet, *pattern.companions]
     rows = {
         "State": _summary(verification),
-        "Copy": "<br>".join(link(f"`{path}`", raw + path) for path in files),
+        "Copy": _raw_links(pattern.copied),
+        "Usage needs": _raw_links(pattern.usage_needs),
         "Import": text(f"`from {pattern.module} import {', '.join(pattern.names)}`"),
         "Maturity": text(page.maturity),
         "Tags": text(", ".join(page.tags)),
@@ -101,10 +100,16 @@ def _card(pattern: Pattern, verification: record.Verification | None) -> str:
     if composed:
         rows["Composes with"] = "<br>".join(composed)
     items = "\n".join(
-        f"<div><dt>{name}</dt> <dd>{value}</dd></div>" for name, value in rows.items()
+        f"<div><dt>{name}</dt> <dd>{value}</dd></div>"
+        for name, value in rows.items()
+        if value
     )
     intent = f'<p class="sp-intent">{text(page.description)}</p>'
     return f'{intent}\n\n<dl class="sp-card">\n{items}\n</dl>\n'
+
+
+def _raw_links(paths: list[str]) -> str:
+    return "<br>".join(link(f"`{path}`", f"../../../data/{path}") for path in paths)
 
 
 def _folded(sentences: list[str]) -> str:
@@ -314,7 +319,7 @@ def _index(patterns: list[Pattern], known: record.Record) -> str:
                 "url": pattern.url,
                 **page.model_dump(),
                 "module": pattern.module,
-                "copy": [pattern.snippet, *pattern.companions],
+                "copy": pattern.copied,
                 "files": record.hashes(pattern),
                 "state": record.state_of(known, pattern),
                 "runs": {

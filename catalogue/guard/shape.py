@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from typing import TYPE_CHECKING
 
 from catalogue.errors import CatalogueError
@@ -43,6 +44,7 @@ def check(tree: Tree) -> Iterator[Problem]:
             yield from _front_matter(pattern)
             yield from _headings(page)
             yield from _card(pattern, page)
+            yield from _copied(pattern, page)
             if page.words > PAGE_WORDS:
                 message = f"{page.words} words of prose, more than {PAGE_WORDS}; cut"
                 yield Problem(page.path, page.first, message)
@@ -88,3 +90,15 @@ def _card(pattern: Pattern, page: Page) -> Iterator[Problem]:
     body = [line for line in page.lines[page.first - 1 :] if line.strip()]
     if not body or f"{folder}/card.md" not in body[0]:
         yield Problem(page.path, page.first, CARD_COMES_FIRST)
+
+
+def _copied(pattern: Pattern, page: Page) -> Iterator[Problem]:
+    """Check that the text under Code links each module that has to be copied too."""
+    text = "\n".join(page.lines).partition("\n## Code")[2].partition("\n===")[0]
+    for path in pattern.companions:
+        category, name = path.removesuffix(".py").split("/")[1:]
+        target = f"docs/patterns/{category}/{name.replace('_', '-')}.md"
+        link = posixpath.relpath(target, posixpath.dirname(pattern.page))
+        if f"]({link})" not in text:
+            message = f"its module imports {path}; link {link} here, to be copied too"
+            yield Problem(page.path, page.locate("Code", before="## "), message)

@@ -146,6 +146,9 @@ def test_a_pattern_is_shown_with_its_files_and_its_proof(
     assert main(["show", "database/repository"], original) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["url"] == "patterns/database/repository/"
+    assert shown["copy"] == [
+        f"snippets/database/{name}.py" for name in ("repository", "conflict", "filters")
+    ]
     assert shown["verification"] is None
     assert "snippets/database/repository_naive.py" in shown["files"]
 

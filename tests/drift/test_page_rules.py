@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.small_tree import INDEX, PAGE
+from tests.support.small_tree import INDEX, PAGE, SNIPPET
 
 if TYPE_CHECKING:
     from tests.support.small_tree import SmallTree
@@ -58,6 +58,19 @@ def test_a_rendered_part_that_is_missing_or_doubled_is_named(
 def test_a_card_that_does_not_come_first_is_named(small: SmallTree) -> None:
     small.replace(PAGE, "--8<--", "Forwarding.\n\n--8<--")
     assert "the card comes first" in "".join(str(one) for one in small.problems())
+
+
+def test_a_module_to_copy_that_the_page_does_not_name_is_named(
+    small: SmallTree,
+) -> None:
+    small.write("snippets/telephony/loop.py", '"""Tell a loop."""\n')
+    text = small.read(SNIPPET)
+    line = "from snippets.telephony import loop\n"
+    small.write(SNIPPET, text.replace("\n\nfrom", f"\n\n{line}from", 1))
+    small.names(PAGE, "## Code", "imports snippets/telephony/loop.py; link loop.md")
+    link = "Copy [this](loop.md), too.\n"
+    small.replace(PAGE, '=== "Module"', f'{link}\n=== "Module"')
+    assert "link loop.md" not in "".join(str(one) for one in small.problems())
 
 
 def test_a_page_of_too_many_words_is_named(small: SmallTree) -> None:

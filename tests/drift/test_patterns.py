@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PAGE = "docs/patterns/calls/call-queue.md"
+COPIED = ("call_queue", "line", "tone")
 FRONT_MATTER = """\
 ---
 title: Call queue
@@ -71,6 +72,19 @@ def test_imported_snippets_travel_with_a_pattern_at_any_distance(tree: Path) -> 
         "snippets/calls/line.py",
         "snippets/calls/tone.py",
     ]
+
+
+def test_what_only_the_usage_imports_is_told_apart(tree: Path) -> None:
+    folder = tree / "snippets/calls"
+    (folder / "call_queue.py").write_text("from snippets.calls.line import Line\n")
+    usage = "from snippets.calls.call_queue import Queue\nimport snippets.calls.bell\n"
+    (folder / "call_queue_usage.py").write_text(usage)
+    (folder / "bell.py").write_text("from snippets.calls.line import Line\n")
+    (folder / "line.py").write_text("import snippets.calls.tone\n")
+    (folder / "tone.py").write_text("")
+    pattern = find("calls/call_queue", tree)
+    assert pattern.copied == [f"snippets/calls/{n}.py" for n in COPIED]
+    assert pattern.usage_needs == ["snippets/calls/bell.py"]
 
 
 def test_the_front_matter_is_typed(tree: Path) -> None:

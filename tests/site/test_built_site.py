@@ -46,6 +46,14 @@ def test_every_pattern_shows_all_its_code(site: Path) -> None:
             assert (ROOT / name).read_text("utf-8") in shown, name
 
 
+def test_every_card_names_what_the_module_and_its_usage_need(site: Path) -> None:
+    for pattern in discover(ROOT):
+        path = f"{pattern.url}index.html"
+        page = built.Page(path, (site / path).read_text("utf-8"))
+        named = [link.get_text() for link in page.soup.select(".sp-card a code")]
+        assert named == [*pattern.copied, *pattern.usage_needs]
+
+
 @pytest.fixture
 def copy(site: Path, tmp_path: Path) -> Path:
     """A part of the site, to be spoilt."""
