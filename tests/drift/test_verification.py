@@ -222,6 +222,27 @@ def test_a_test_for_one_backend_is_not_collected_for_another(run: Run) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("marked", "fixture"),
+    [
+        ("'postgres'", "database_backend"),
+        ("'redis'", "database_backend"),
+        ("'sqlite', 'mysql'", "database_backend"),
+        ("", "database_backend"),
+        ("'postgresql'", "tmp_path"),
+    ],
+)
+def test_a_test_that_its_mark_keeps_from_ever_running_stops_the_run(
+    run: Run, marked: str, fixture: str
+) -> None:
+    never = (
+        f"import pytest\n@pytest.mark.backends({marked})\n"
+        f"def test_a_connection_is_killed({fixture}): ...\n"
+    )
+    pattern = run(ON_A_DATABASE + never, "--backends", "all")
+    assert record.load(pattern.root).patterns == {}
+
+
 def test_a_file_of_proof_for_real_backends_alone_belongs_to_the_real_half(
     run: Run, tmp_path: Path
 ) -> None:
