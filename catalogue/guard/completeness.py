@@ -6,6 +6,7 @@ import ast
 from typing import TYPE_CHECKING
 
 from catalogue.errors import CatalogueError
+from catalogue.guard.index import ABOUT_THE_CATALOGUE
 from catalogue.guard.tree import Problem
 
 if TYPE_CHECKING:
@@ -19,8 +20,7 @@ def check(tree: Tree) -> Iterator[Problem]:
     """Yield what is missing of each pattern, and what belongs to none."""
     owned: set[str] = set()
     for pattern in tree.patterns:
-        own = _own_snippets(pattern)
-        owned.update(own)
+        owned.update(_own_snippets(pattern), pattern.tests)
         missing = list(_missing(tree, pattern))
         yield from missing
         if not missing:
@@ -30,6 +30,14 @@ def check(tree: Tree) -> Iterator[Problem]:
     for path in tree.below("snippets", ""):
         if path not in owned:
             message = "belongs to no pattern; move it to snippets/<category>/<pattern>"
+            yield Problem(path, 1, message)
+    for path in tree.below("tests", ".py"):
+        is_test = path.rpartition("/")[2].startswith("test_")
+        if is_test and path not in owned and not path.startswith(ABOUT_THE_CATALOGUE):
+            message = (
+                "make test never runs this, since it belongs to no pattern; "
+                "name it tests/<category>/test_<pattern>__<topic>.py"
+            )
             yield Problem(path, 1, message)
 
 

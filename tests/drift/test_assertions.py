@@ -33,9 +33,68 @@ def test_a_test_that_cannot_fail_is_named(small: SmallTree, body: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("body", "at", "reason"),
+    [
+        (
+            "if Forwarding():\n        return\n    assert x",
+            "return",
+            "before it asserts",
+        ),
+        (
+            "if x:\n        x()\n    else:\n        return\n    assess(x)",
+            "return",
+            "before it asserts",
+        ),
+        (
+            "try:\n        assert x\n    except AssertionError:\n        x()",
+            "assert x",
+            "an assertion that fails here passes",
+        ),
+        (
+            "try:\n        assess(x)\n    except (OSError, Exception):\n        x()",
+            "assess(x)",
+            "an assertion that fails here passes",
+        ),
+        (
+            "try:\n        assert x\n    except:\n        x()",
+            "assert x",
+            "an assertion that fails here passes",
+        ),
+        (
+            "with contextlib.suppress(AssertionError):\n        assert x",
+            "assert x",
+            "an assertion that fails here passes",
+        ),
+        (
+            "async with x, suppress(Exception):\n        assert x",
+            "assert x",
+            "an assertion that fails here passes",
+        ),
+        (
+            "with pytest.raises(AssertionError):\n        assert x",
+            "assert x",
+            "an assertion that fails here passes",
+        ),
+    ],
+)
+def test_a_test_that_passes_without_its_assertion_is_named(
+    small: SmallTree, body: str, at: str, reason: str
+) -> None:
+    test = f"\n\nasync def test_ring(x) -> None:\n    {body}\n"
+    small.write(TEST, HELPER.lstrip() + small.read(TEST) + test)
+    line = small.read(TEST).count("\n") - test.rpartition(at)[2].count("\n") + 1
+    found = [str(one) for one in small.problems()]
+    assert any(one.startswith(f"{TEST}:{line}: ") and reason in one for one in found)
+
+
+@pytest.mark.parametrize(
     "body",
     [
         "assert Forwarding()",
+        "assert Forwarding()\n    if Forwarding():\n        return\n    assert 1 - 1",
+        "try:\n        ring()\n    except OSError:\n        return\n    assert ring()",
+        "def ring():\n        if ring:\n            return\n    assert ring()",
+        "with pytest.raises(Exception, match='x'):\n        pytest.fail('x')",
         "with pytest.raises(ValueError):\n        Forwarding(targets=1)",
         "assess(Forwarding())",
         "pytest.fail('ring')",

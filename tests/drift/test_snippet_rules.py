@@ -177,6 +177,26 @@ def test_a_snippet_of_no_pattern_is_named(small: SmallTree) -> None:
 
 
 @pytest.mark.parametrize(
+    "path",
+    [
+        "tests/telephony/test_call_forwarding_faults.py",
+        "tests/telephony/deep/test_call_forwarding.py",
+        "tests/test_call_forwarding.py",
+        "tests/support/test_call_forwarding.py",
+    ],
+)
+def test_a_test_file_that_make_test_would_not_run_is_named(
+    small: SmallTree, path: str
+) -> None:
+    test = "def test_it_rings() -> None:\n    assert sorted('ba') == ['a', 'b']\n"
+    small.write("tests/telephony/test_call_forwarding__faults.py", test)
+    small.write("tests/site/test_pages.py", test)
+    assert small.problems() == []
+    small.write(path, test)
+    small.names(path, "def test_it_rings", "make test never runs this")
+
+
+@pytest.mark.parametrize(
     "missing", [PAGE, PAGE.replace(".md", ".mmd"), SNIPPET, USAGE, NAIVE, TEST]
 )
 def test_a_file_that_a_pattern_lacks_is_named(small: SmallTree, missing: str) -> None:
