@@ -15,11 +15,14 @@ if TYPE_CHECKING:
 
     from catalogue.guard.tree import Tree
 
-ROOMS = ("snippets", "tests", "catalogue")
+PLUGIN = "catalogue/plugin.py"
 WAYS_OUT = {
     "SkipTest",
+    "Skipped",
     "_exit",
     "__test__",
+    "add_marker",
+    "applymarker",
     "collect_ignore",
     "collect_ignore_glob",
     "exitonfirst",
@@ -27,7 +30,7 @@ WAYS_OUT = {
     "importorskip",
     "no_type_check",
     "pytest.exit",
-    "pytest_ignore_collect",
+    "pytest_plugins",
     "skip",
     "skipIf",
     "skipTest",
@@ -39,6 +42,18 @@ WAYS_OUT = {
 OPTIONS = re.compile(
     r"^(-k|-m|--deselect|--ignore(-glob)?|--lf|--ff|--runxfail|-x|--maxfail)(=.*)?$"
 )
+SETTINGS = {
+    "addopts",
+    "asyncio_default_fixture_loop_scope",
+    "asyncio_mode",
+    "empty_parameter_set_mark",
+    "filterwarnings",
+    "minversion",
+    "pythonpath",
+    "testpaths",
+    "xfail_strict",
+}
+"""What pytest may be told; by others it does not find all tests."""
 SILENCER = re.compile(
     r"#\s*(type:\s*ignore|noqa|ruff:\s*noqa|flake8:\s*noqa|pragma:\s*no\s*(cover|branch)"
     r"|mypy:|pyright:|pylint:|isort:\s*skip|fmt:\s*(off|skip)|yapf:\s*disable|nosec"
@@ -46,33 +61,40 @@ SILENCER = re.compile(
     re.IGNORECASE,
 )
 NOTEBOOK = re.compile(r"nbval[-_](skip|ignore|raises)", re.IGNORECASE)
+LENIENT = ("allow", "disable", "exclude", "follow", "ignore")
 NOT_RUN = "take it away: a test runs and passes, or it is not there"
 SEEN = "take it away and mend what it hides"
-
-
+CHECKER = r"\b(make|pytest|python3?|mypy|ruff)\b|\$\(\w+\)"
 IGNORED = re.compile(
-    r"^\t@?-|(make|pytest|python3?|mypy|ruff|\$\(\w+\)\S*)\b.*\|\| *(true\b|:|exit 0\b)"
+    rf"^\t@?-|({CHECKER}).*\|\| *(true\b|:|exit 0\b)"
     r"|^\.IGNORE|\bmake +(-\w*[ik]|--ignore-errors|--keep-going)"
     r"|continue-on-error: *true|^[ -]*if: *(false|\$\{\{ *false)|^ *set \+e"
 )
 """How a Makefile, a script or a workflow goes on after a failure."""
+SEQUENCE = re.compile(rf"({CHECKER})[^'\"#|;]*;(?! *\}})")
+PIPE = re.compile(rf"({CHECKER})[^'\"#|;]*\|(?!\|)")
+"""What takes the status of the command after it: make and most shells go by that."""
 
 
 def check(tree: Tree) -> Iterator[Problem]:
     """Yield each mark, option or comment by which something is not checked."""
-    for room in ROOMS:
-        for path in tree.below(room, ".py"):
-            yield from _marks(tree, path)
-            yield from _uncollected(tree, path)
-            yield from _comments(tree, path)
+    for path in (path for path in tree.files if path.endswith(".py")):
+        yield from _marks(tree, path)
+        yield from _uncollected(tree, path)
+        yield from _comments(tree, path)
     for path in tree.below("notebooks", ".ipynb"):
         for number, line in enumerate(tree.text(path).splitlines(), 1):
             if NOTEBOOK.search(line):
                 yield Problem(path, number, f"a cell left out of the check; {NOT_RUN}")
     yield from _options(tree)
     for path in ["Makefile", *tree.below(".ci", ""), *tree.below(".github", "")]:
+        forms = [IGNORED]
+        if path == "Makefile":
+            forms.append(SEQUENCE)
+        if "pipefail" not in tree.text(path):
+            forms.append(PIPE)
         for number, line in enumerate(tree.text(path).splitlines(), 1):
-            if IGNORED.search(line):
+            if any(form.search(line) for form in forms):
                 yield Problem(path, number, f"a failure here passes; {SEEN}")
 
 
@@ -89,6 +111,10 @@ def _marks(tree: Tree, path: str) -> Iterator[Problem]:
         for name, line in _names(node):
             if name in WAYS_OUT:
                 yield Problem(path, line, f"{name} leaves something out; {NOT_RUN}")
+        is_hook = isinstance(node, ast.FunctionDef) and node.name.startswith("pytest_")
+        if is_hook and path != PLUGIN:
+            message = f"a hook can leave tests out; do it in a fixture, or in {PLUGIN}"
+            yield Problem(path, node.lineno, message)
 
 
 def _uncollected(tree: Tree, path: str) -> Iterator[Problem]:
@@ -160,13 +186,20 @@ def _options(tree: Tree) -> Iterator[Problem]:
         )
         line = tree.line_of(path, "[tool.pytest")
         yield Problem(path, line, f'{message}"fail_at_collect"')
+    for name in sorted(options.keys() - SETTINGS):
+        message = f"{name} can leave tests out of every run; {NOT_RUN}"
+        yield Problem(path, tree.line_of(path, name), message)
+    if options.get("testpaths", ["tests"]) != ["tests"]:
+        message = 'testpaths leaves tests out of every run; make it ["tests"]'
+        yield Problem(path, tree.line_of(path, "testpaths"), message)
     added = options.get("addopts", [])
     for word in added.split() if isinstance(added, str) else added:
         if OPTIONS.fullmatch(word):
             message = f"{word} leaves tests out of every run; {NOT_RUN}"
             yield Problem(path, tree.line_of(path, word), message)
-    for override in tools.get("mypy", {}).get("overrides", []):
-        excuses = [key for key in override if key.startswith(("ignore", "disable"))]
-        for key in excuses:
-            message = f"{key} tells mypy to look away; {SEEN}"
-            yield Problem(path, tree.line_of(path, key), message)
+    mypy = tools.get("mypy", {})
+    for table in (mypy, *mypy.get("overrides", [])):
+        for key, value in table.items():
+            if value is False or key.startswith(LENIENT):
+                message = f"{key} tells mypy to look away; {SEEN}"
+                yield Problem(path, tree.line_of(path, key), message)
