@@ -25,6 +25,13 @@ def read(text: str) -> tuple[yaml.Node | None, Any]:
         loader.dispose()
 
 
+def fault(error: yaml.YAMLError) -> tuple[int, str]:
+    """Return the line, from 1, at which a text is no YAML, and why."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        return error.problem_mark.line + 1, str(error.problem)
+    return 1, str(error).partition("\n")[0]
+
+
 def _refuse_depth(text: str) -> None:
     depth = 0
     for event in yaml.parse(text, Loader=CSafeLoader):

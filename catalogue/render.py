@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from catalogue import bench, diagrams, matrix, notebooks, plain_yaml, record
+from catalogue import bench, diagrams, matrix, notebooks, plain_yaml, record, sources
 from catalogue.errors import CatalogueError
 from catalogue.markup import link, sentence, state, table, text
 from catalogue.patterns import Pattern, discover, split_front_matter
@@ -69,7 +69,7 @@ def _pattern_fragments(patterns: list[Pattern], known: record.Record) -> dict[st
         rendered[f"{folder}/breaks.md"] = _breaks(verification)
         rendered[f"{folder}/evidence.md"] = _evidence(pattern, verification, known)
         if (pattern.root / pattern.diagram).exists():
-            source = (pattern.root / pattern.diagram).read_text("utf-8")
+            source = sources.read(pattern.root, pattern.diagram)
             try:
                 rendered[f"{folder}/diagram.md"] = diagrams.to_markdown(
                     source, pattern.id
@@ -230,7 +230,7 @@ def _index_fragments(
     for category in categories:
         own = [pattern for pattern in patterns if pattern.category == category]
         planned = matrix.planned(root, category)
-        title = _title(root / f"docs/patterns/{category}/index.md")
+        title = _title(root, f"docs/patterns/{category}/index.md")
         rendered[f"categories/{category}.md"] = _category(own, planned, known, "")
         lists.append(
             f"## [{title}]({category}/index.md)\n\n"
@@ -326,7 +326,7 @@ def _index(patterns: list[Pattern], known: record.Record) -> str:
 def _raw_files(patterns: Iterable[Pattern]) -> dict[str, str]:
     """Return the files a reader may download, byte for byte."""
     return {
-        path: (pattern.root / path).read_text("utf-8")
+        path: sources.read(pattern.root, path)
         for pattern in patterns
         for path in pattern.files
     }
@@ -338,7 +338,7 @@ def _navigation(root: Path, patterns: list[Pattern]) -> str:
         by_category[pattern.category].append(pattern.page.removeprefix("docs/"))
     categories = [
         {
-            _title(root / f"docs/patterns/{category}/index.md"): [
+            _title(root, f"docs/patterns/{category}/index.md"): [
                 f"patterns/{category}/index.md",
                 *pages,
             ]
@@ -365,17 +365,14 @@ def _index_first(name: str) -> tuple[bool, str]:
     return name != "index.md", name
 
 
-def _title(page: Path) -> str:
+def _title(root: Path, page: str) -> str:
     """Return the title in a page's front matter."""
-    place = "/".join(page.parts[-4:])
     try:
-        front_matter, _ = split_front_matter(page.read_text("utf-8"))
+        front_matter, _ = split_front_matter(sources.read(root, page))
         _, fields = plain_yaml.read(front_matter)
         return str(fields["title"])
-    except FileNotFoundError as error:
-        raise CatalogueError(f"{place}:1: the page is missing; write it") from error
     except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        message = f"{place}:1: the front matter must have a title"
+        message = f"{page}:1: the front matter must have a title"
         raise CatalogueError(message) from error
 
 

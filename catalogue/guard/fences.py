@@ -43,7 +43,6 @@ ATTRIBUTES = re.compile(
     re.VERBOSE,
 )
 ALIGNED = re.compile(r"text-align: (left|right|center);")
-OTHER_PAGES = re.compile(r"\.(html?|xhtml|markdown|mdown|mkdn?|mdx|rst|txt)$")
 HIDDEN_CODE = re.compile(r"`{3}|~{3}|</?[a-z]+|\n\s*\n|\n {4}|\n\t")
 CODE_TAGS = "(pre|code|samp|tt|kbd|xmp|listing|plaintext|textarea)"
 MARKED_UP = re.compile(rf"(?i)<{CODE_TAGS}\b|createElement\(.{CODE_TAGS}\b")
@@ -76,9 +75,6 @@ def check(tree: Tree) -> Iterator[Problem]:
         yield from _markup(page)
         yield from _prose(page)
         yield from _front_matter(tree, page)
-    for path in tree.below("docs", ""):
-        if OTHER_PAGES.search(path):
-            yield Problem(path, 1, "not a page in Markdown named .md; make it one")
     for path in [*tree.below("overrides", ""), *tree.below("docs/assets", ".js")]:
         for number, line in enumerate(tree.text(path).splitlines(), 1):
             if MARKED_UP.search(line):

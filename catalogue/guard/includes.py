@@ -143,11 +143,11 @@ def _fault(tree: Tree, page: Page, include: Include) -> str | None:
 
 def _text_fault(tree: Tree, page: Page, include: Include) -> str | None:
     path = include.path
-    if (tree.root / path).resolve() != tree.root.resolve() / path:
-        return f"{path} is a link to another place; make it a file"
     if include.section and include.section not in sections_of(tree, path).spans:
         return f"{path} has no closed section {include.section}; correct the name"
     expected = included_text(tree, include)
+    if not expected.strip():
+        return f"{include.target} has no text to show; write it"
     if path.startswith("snippets/") and (
         include.section is None and expected != tree.text(path)
     ):

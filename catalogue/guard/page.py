@@ -23,7 +23,9 @@ from catalogue.guard.configuration import INCLUDER, extensions
 
 NOTATION = re.compile(r"-+8<-+")
 DIRECTIVE = re.compile(r'(?P<indent>[ \t]*)--8<-- "(?P<target>[^"\\]+)"')
-TARGET = re.compile(r"(?P<path>[\w.][\w./-]*)(?::(?P<section>[A-Za-z][\w-]*))?")
+TARGET = re.compile(
+    r"(?P<path>(?!.*\.\.)[\w.][\w./-]*)(?::(?P<section>[A-Za-z][\w-]*))?"
+)
 WORD = re.compile(r"zqinclude(\d+)zq")
 CODE = ["pre", "code"]
 

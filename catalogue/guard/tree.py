@@ -8,7 +8,8 @@ import re
 import tomllib
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -19,12 +20,8 @@ from catalogue.guard.configuration import SITE, read_configuration
 from catalogue.guard.page import Page, Reader
 from catalogue.patterns import Pattern, discover
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 PLACED = re.compile(r"(?P<path>[^:\n]+):(?P<line>\d+): (?P<message>.+)", re.DOTALL)
-GENERATED = {"build", "node_modules", "__pycache__"}
-GENERATED_DOCS = "docs/data/"
+GENERATED = {"build", "docs/data", "tests/site/node_modules"}
 HIDDEN_ROOMS = {".ci", ".github"}
 PIN = re.compile(r"(?m)^(?P<name>[A-Za-z0-9][\w.-]*)==(?P<version>[^\s;\\]+)")
 
@@ -80,19 +77,21 @@ class Tree:
 
     @cached_property
     def files(self) -> list[str]:
-        """Every file of the project that is not generated, relative to the root."""
-        found = []
+        """Every file and link that is not generated, relative to the root."""
+        found: list[str] = []
         for folder, folders, names in os.walk(self.root):
+            relative = os.path.relpath(folder, self.root).replace(os.sep, "/")
+            prefix = "" if relative == "." else f"{relative}/"
             folders[:] = [
                 name
                 for name in folders
-                if name not in GENERATED
+                if prefix + name not in GENERATED
+                and name != "__pycache__"
                 and (not name.startswith(".") or name in HIDDEN_ROOMS)
             ]
-            relative = os.path.relpath(folder, self.root).replace(os.sep, "/")
-            prefix = "" if relative == "." else f"{relative}/"
-            found += [prefix + name for name in names]
-        return sorted(path for path in found if not path.startswith(GENERATED_DOCS))
+            links = [name for name in folders if (Path(folder) / name).is_symlink()]
+            found += [prefix + name for name in (*names, *links)]
+        return sorted(found)
 
     def below(self, room: str, suffix: str) -> list[str]:
         """Return the files in a room whose names end in `suffix`."""

@@ -56,7 +56,7 @@ def session(root: Path) -> SmallTree:
     small = SmallTree.at(root)
     machinery = [
         f"catalogue/{name}.py"
-        for name in ("__init__", "errors", "patterns", "plain_yaml")
+        for name in ("__init__", "errors", "patterns", "plain_yaml", "sources")
     ]
     for path in (
         *machinery,

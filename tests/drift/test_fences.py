@@ -187,9 +187,3 @@ def test_code_in_a_template_or_a_script_is_named(
 ) -> None:
     small.write(path, f"// one\n{line}\n")
     small.names(path, line, "code made by a template or a script")
-
-
-@pytest.mark.parametrize("suffix", ["html", "htm", "markdown", "mkd", "mdown", "txt"])
-def test_a_page_of_any_other_kind_is_named(small: SmallTree, suffix: str) -> None:
-    small.write(f"docs/ringing.{suffix}", "<pre>ringing()</pre>\n")
-    small.names(f"docs/ringing.{suffix}", "<pre>", "not a page in Markdown")
