@@ -166,21 +166,10 @@ def _is_statement(line: str) -> bool:
 
 
 def _front_matter(tree: Tree, page: Page) -> Iterator[Problem]:
-    for text in _strings(page.meta):
+    for text in page.fields:
         found = HIDDEN_CODE.search(text)
         if found:
             words = found.group().strip() or text.split("\n")[0]
             line = tree.line_of(page.path, words)
             message = "markup in the front matter; say it in the page's text"
             yield Problem(page.path, line, message)
-
-
-def _strings(value: object) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for one in value.values():
-            yield from _strings(one)
-    elif isinstance(value, list):
-        for one in value:
-            yield from _strings(one)

@@ -52,6 +52,7 @@ class Index:
             return
         dotted = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
         self.modules[dotted] = path
+        self.identifiers.add(dotted.rpartition(".")[2])
         for statement in module.body:
             for name in _bound(statement):
                 self.definitions[name].append(statement)

@@ -12,7 +12,7 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import markdown
 from bs4 import BeautifulSoup
@@ -21,6 +21,9 @@ from mkdocs.utils.meta import get_data
 
 from catalogue.guard.configuration import INCLUDER, extensions
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 NOTATION = re.compile(r"-+8<-+")
 DIRECTIVE = re.compile(r'(?P<indent>[ \t]*)--8<-- "(?P<target>[^"\\]+)"')
 TARGET = re.compile(
@@ -28,6 +31,8 @@ TARGET = re.compile(
 )
 WORD = re.compile(r"zqinclude(\d+)zq")
 CODE = ["pre", "code"]
+INLINE = {"a", "abbr", "code", "del", "em", "ins", "mark", "small", "span", "strong"}
+"""The elements that do not part the words around them."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,8 @@ class Page:
     headings: list[Heading] = field(default_factory=list)
     shown: list[tuple[Include, bool]] = field(default_factory=list)
     """The includes in the order of the page, and whether each lands in code."""
+    offset: int = 0
+    """How many lines of its file stand before the text."""
     _seen: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     @property
@@ -103,9 +110,29 @@ class Page:
         return [include for include in self.includes if include not in shown]
 
     @property
+    def fields(self) -> list[str]:
+        """The texts in the front matter."""
+        return list(_strings(self.meta))
+
+    @property
     def words(self) -> int:
         """How many words of prose the page holds."""
         return sum(len(text.split()) for text in self.prose)
+
+    @property
+    def said(self) -> list[str]:
+        """What the page says: its paragraphs, with code in them, and front matter."""
+        paragraphs: list[str] = []
+        last = None
+        for string in self.soup.find_all(string=True):
+            if isinstance(string, PreformattedString) or string.find_parent("pre"):
+                continue
+            block = next(one for one in string.parents if one.name not in INLINE)
+            if block is not last:
+                paragraphs.append("")
+            paragraphs[-1] += string
+            last = block
+        return paragraphs + self.fields
 
     def line(self, code: Code) -> int:
         """Return the line on which a piece of code stands."""
@@ -132,8 +159,17 @@ class Page:
             if first and found:
                 nth = min(self._seen[form], len(found) - 1)
                 self._seen[form] += 1
-                return found[nth]
-        return min(self.first, max(len(self.lines), 1))
+                return found[nth] + self.offset
+        return min(self.first, max(len(self.lines), 1)) + self.offset
+
+    def place(self, found: re.Match[str]) -> int:
+        """Return the line of what was found in what the page says.
+
+        Where markup parts the words, its line is that of the group `number`.
+        """
+        words = found.group()
+        whole = any(words in line for _, line in self._unescaped)
+        return self.locate(words if whole else found["number"])
 
     @cached_property
     def _unescaped(self) -> list[tuple[int, str]]:
@@ -156,9 +192,10 @@ class Reader:
         )
         self._cached = lru_cache(maxsize=1024)(self._read)
 
-    def read(self, path: str, text: str) -> Page:
-        """Return what the site makes of `text`, the Markdown of `path`."""
-        return replace(self._cached(path, text), _seen=defaultdict(int))
+    def read(self, path: str, text: str, offset: int = 0) -> Page:
+        """Return what the site makes of the Markdown below line `offset` of `path`."""
+        page = self._cached(path, text)
+        return replace(page, offset=offset, _seen=defaultdict(int))
 
     def _read(self, path: str, text: str) -> Page:
         body, meta = get_data(text)
@@ -178,7 +215,7 @@ class Reader:
         self._markdown.reset()
         page = Page(
             path=path,
-            lines=text.splitlines(),
+            lines=text.removesuffix("\n").split("\n"),
             first=skipped + 1,
             meta=meta,
             soup=BeautifulSoup(
@@ -222,3 +259,12 @@ def _sort(page: Page) -> None:
 def _is_file_name(string: NavigableString) -> bool:
     """Whether the text is the title of a block of code."""
     return string.parent is not None and string.parent.get("class") == ["filename"]
+
+
+def _strings(value: object) -> Iterator[str]:
+    """Yield the texts of a front matter."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _strings(one)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.small_tree import INDEX, PAGE, TEST
+from tests.support.small_tree import INDEX, PAGE, SNIPPET, TEST
 
 if TYPE_CHECKING:
     from tests.support.small_tree import SmallTree
 
 
+NOTEBOOK = "notebooks/01_a.ipynb"
 RING = """
 
 class Bell:
@@ -20,6 +22,10 @@ class Bell:
 
 
 class Ring(Bell, Forwarding):
+    pass
+
+
+def with_targets(within: int) -> None:
     pass
 """
 
@@ -59,6 +65,8 @@ def say(small: SmallTree, words: str) -> None:
         "BIN_PATH",
         "None",
         "async with",
+        "with_targets",
+        "within",
         "snippets/telephony/call_forwarding.py",
         "snippets/<category>/<pattern>_usage.py",
         "call_forwarding.py",
@@ -149,6 +157,34 @@ def test_what_the_tree_does_not_have_is_named(
 ) -> None:
     say(small, words)
     small.names(INDEX, f"See `{words}`", reason)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("Forwarding.rings", "ForwardingRingError", "target_for", "target_for()"),
+        "snippets.telephony.call_waiting",
+    ],
+)
+@pytest.mark.parametrize("path", [SNIPPET, NOTEBOOK])
+def test_a_name_in_a_docstring_or_a_notebook_is_read_too(
+    small: SmallTree, path: str, words: str
+) -> None:
+    text = ["# Calls\n", "\n", "Forwarded.\n", f"See `{words}`, `a.b` and `Accept`."]
+    cell = {"cell_type": "markdown", "id": "a", "metadata": {}, "source": text}
+    notebook = {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    small.write(NOTEBOOK, json.dumps(notebook, indent=1))
+    small.write(
+        INDEX, f'{small.read(INDEX)}\n--8<-- "build/fragments/notebooks/01_a.md"\n'
+    )
+    small.replace(SNIPPET, "    targets:", f'    """See `{words}`."""\n\n    targets:')
+    small.names(path, f"See `{words}`", f"there is no {words.removesuffix('()')}")
+
+
+def test_other_words_in_a_docstring_may_be_data(small: SmallTree) -> None:
+    words = "`a.b`, `Accept`, `*`, `-created_at,email`, `call_forwarding`, `Forwarding`"
+    small.replace(SNIPPET, "    targets:", f'    """See {words}."""\n\n    targets:')
+    assert small.problems() == []
 
 
 def test_a_renamed_method_is_named_where_prose_speaks_of_it(small: SmallTree) -> None:
