@@ -21,6 +21,8 @@ def read(text: str) -> tuple[yaml.Node | None, Any]:
     try:
         node = loader.get_single_node()
         return node, None if node is None else loader.construct_document(node)
+    except ValueError as error:  # of a date such as 2026-02-30
+        raise yaml.YAMLError(str(error)) from error
     finally:
         loader.dispose()
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 README = "README.md"
 COMMAND = re.compile(r"(make|git|docker|uv|pip|\S*python3?|\.\S*/\S+) .*|\.ci/\S+")
+SAID = {"echo", "printf"}
 SEPARATORS = re.compile(r"&&|\|\||[;|&\n()]")
 ASSIGNED = re.compile(r"(?m)^([A-Z_]+)\s*[:?]?=\s*(.*)$")
 RULE = re.compile(r"(?m)^([\w-]+):(?!=)([^#\n]*)[^\n]*\n((?:\t[^\n]*\n?|\n)*)")
@@ -103,7 +104,7 @@ class Continuous:
         while waiting:
             for part in SEPARATORS.split(waiting.pop().replace("\\\n", " ")):
                 words = _words(part)
-                if not words:
+                if not words or words[0] in SAID:
                     continue
                 found.append(words)
                 for target in self._targets(words):
@@ -119,7 +120,8 @@ class Continuous:
 
     def _steps(self, path: str) -> Iterator[str]:
         for job in self.jobs(path).values():
-            for step in job.get("steps", []):
+            steps = job.get("steps")
+            for step in steps if isinstance(steps, list) else ():
                 if isinstance(step, dict) and isinstance(step.get("run"), str):
                     yield step["run"]
 
@@ -129,8 +131,9 @@ class Continuous:
             _, data = plain_yaml.read(self._tree.text(path))
         except yaml.YAMLError:
             return {}
-        jobs = data.get("jobs", {}) if isinstance(data, dict) else {}
-        return {name: job for name, job in jobs.items() if isinstance(job, dict)}
+        jobs = data.get("jobs") if isinstance(data, dict) else None
+        found = jobs.items() if isinstance(jobs, dict) else ()
+        return {name: job for name, job in found if isinstance(job, dict)}
 
     @cached_property
     def _makefile(self) -> str:

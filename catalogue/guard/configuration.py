@@ -61,9 +61,9 @@ def read_configuration(path: str, text: str) -> dict[str, Any]:
 
 def extensions(configuration: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the Markdown extensions of the site in order, each with its options."""
-    listed: list[str | dict[str, Any]] = configuration.get("markdown_extensions", [])
+    listed: list[str | dict[str, Any]] | None = configuration.get("markdown_extensions")
     found: dict[str, dict[str, Any]] = {name: {} for name in BUILT_IN}
-    for entry in listed:
+    for entry in listed or ():
         named = {entry: {}} if isinstance(entry, str) else entry
         found.update({name: options or {} for name, options in named.items()})
     return found

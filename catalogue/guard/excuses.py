@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ast
-import io
 import re
-import tokenize
 from typing import TYPE_CHECKING
 
-from catalogue.guard.tree import Problem
+from catalogue.guard.commands import Continuous
+from catalogue.guard.tree import PROJECT, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,6 +86,8 @@ def check(tree: Tree) -> Iterator[Problem]:
             if NOTEBOOK.search(line):
                 yield Problem(path, number, f"a cell left out of the check; {NOT_RUN}")
     yield from _options(tree)
+    yield from _recipes(tree)
+    yield from _types(tree)
     for path in ["Makefile", *tree.below(".ci", ""), *tree.below(".github", "")]:
         forms = [IGNORED]
         if path == "Makefile":
@@ -105,16 +106,16 @@ def _marks(tree: Tree, path: str) -> Iterator[Problem]:
             message = "not readable as Python; mend the syntax"
             yield Problem(path, 1, message)
         return
-    if path.startswith("snippets/"):
-        return
     for node in tree.nodes(path):
         for name, line in _names(node):
             if name in WAYS_OUT:
                 yield Problem(path, line, f"{name} leaves something out; {NOT_RUN}")
-        is_hook = isinstance(node, ast.FunctionDef) and node.name.startswith("pytest_")
-        if is_hook and path != PLUGIN:
-            message = f"a hook can leave tests out; do it in a fixture, or in {PLUGIN}"
-            yield Problem(path, node.lineno, message)
+        match node:
+            case ast.FunctionDef(name=name, lineno=line) if (
+                name.startswith("pytest_") and path != PLUGIN
+            ):
+                message = "a hook can leave tests out; do it in a fixture"
+                yield Problem(path, line, message)
 
 
 def _uncollected(tree: Tree, path: str) -> Iterator[Problem]:
@@ -161,45 +162,48 @@ def _names(node: ast.AST) -> Iterator[tuple[str, int]]:
 
 
 def _comments(tree: Tree, path: str) -> Iterator[Problem]:
-    text = tree.text(path)
-    if not SILENCER.search(text):
-        return
-    try:
-        tokens = list(tokenize.generate_tokens(io.StringIO(text).readline))
-    except (tokenize.TokenError, SyntaxError):
-        return
-    for token in tokens:
-        found = token.type == tokenize.COMMENT and SILENCER.search(token.string)
+    comments = tree.comments(path) if SILENCER.search(tree.text(path)) else []
+    for comment in comments:
+        found = SILENCER.search(comment.text)
         if found:
             words = " ".join(found.group().lstrip("#").split())
             message = f"{words!r} tells a checker to look away; {SEEN}"
-            yield Problem(path, token.start[0], message)
+            yield Problem(path, comment.line, message)
 
 
 def _options(tree: Tree) -> Iterator[Problem]:
-    path = "pyproject.toml"
-    tools = tree.project.get("tool", {})
-    options = tools.get("pytest", {}).get("ini_options", {})
+    options = tree.project.get("tool", {}).get("pytest", {}).get("ini_options", {})
+    for name in sorted(options.keys() - SETTINGS):
+        message = f"{name} can leave tests out of every run; {NOT_RUN}"
+        yield Problem(PROJECT, tree.line_of(PROJECT, name), message)
     if options.get("empty_parameter_set_mark") != "fail_at_collect":
         message = (
             "a test without parameters is skipped; set empty_parameter_set_mark = "
         )
-        line = tree.line_of(path, "[tool.pytest")
-        yield Problem(path, line, f'{message}"fail_at_collect"')
-    for name in sorted(options.keys() - SETTINGS):
-        message = f"{name} can leave tests out of every run; {NOT_RUN}"
-        yield Problem(path, tree.line_of(path, name), message)
+        line = tree.line_of(PROJECT, "[tool.pytest")
+        yield Problem(PROJECT, line, f'{message}"fail_at_collect"')
     if options.get("testpaths", ["tests"]) != ["tests"]:
         message = 'testpaths leaves tests out of every run; make it ["tests"]'
-        yield Problem(path, tree.line_of(path, "testpaths"), message)
+        yield Problem(PROJECT, tree.line_of(PROJECT, "testpaths"), message)
     added = options.get("addopts", [])
     for word in added.split() if isinstance(added, str) else added:
         if OPTIONS.fullmatch(word):
             message = f"{word} leaves tests out of every run; {NOT_RUN}"
-            yield Problem(path, tree.line_of(path, word), message)
-    mypy = tools.get("mypy", {})
+            yield Problem(PROJECT, tree.line_of(PROJECT, word), message)
+
+
+def _recipes(tree: Tree) -> Iterator[Problem]:
+    for words in Continuous(tree).commands:
+        for word in words[words.index("pytest") :] if "pytest" in words else ():
+            if OPTIONS.fullmatch(word) and not word.startswith("--ignore"):
+                message = f"{word} leaves tests out; {NOT_RUN}"
+                yield Problem("Makefile", tree.line_of("Makefile", word), message)
+
+
+def _types(tree: Tree) -> Iterator[Problem]:
+    mypy = tree.project.get("tool", {}).get("mypy", {})
     for table in (mypy, *mypy.get("overrides", [])):
         for key, value in table.items():
             if value is False or key.startswith(LENIENT):
                 message = f"{key} tells mypy to look away; {SEEN}"
-                yield Problem(path, tree.line_of(path, key), message)
+                yield Problem(PROJECT, tree.line_of(PROJECT, key), message)

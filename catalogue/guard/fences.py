@@ -51,14 +51,17 @@ SHELL = re.compile(
     r"(\$|>>>|curl|docker|git|pip|psql|python3?|redis-cli|uv) \S+( \S+){0,9}"
 )
 STATEMENTS = (
+    ast.Assert,
     ast.Assign,
     ast.AsyncFor,
     ast.AsyncFunctionDef,
     ast.AsyncWith,
     ast.AugAssign,
     ast.ClassDef,
+    ast.Delete,
     ast.For,
     ast.FunctionDef,
+    ast.If,
     ast.Import,
     ast.ImportFrom,
     ast.Raise,

@@ -15,18 +15,19 @@ if TYPE_CHECKING:
     from catalogue.guard.page import Page
     from catalogue.guard.tree import Tree
 
-RAW = re.compile(r"""<[a-zA-Z][^>]*?\b(?:href|src|action)\s*=\s*["']?([^"'\s>]+)""")
+RAW = re.compile(r"""(?i)<[a-z][^>]*?\b(?:href|src|action)\s*=\s*["']?([^"'\s>]+)""")
 
 
 def check(tree: Tree) -> Iterator[Problem]:
     """Yield each link in raw HTML that leads to no page, file or heading."""
     for page in tree.pages:
-        for number, line in enumerate(page.lines, 1):
-            for target in RAW.findall(line) if number >= page.first else ():
-                fault = _fault(tree, page, target)
-                if fault:
-                    message = f"the link {target} {fault}; write a Markdown link"
-                    yield Problem(page.path, number, message)
+        text = "\n".join(page.lines[page.first - 1 :])
+        for found in RAW.finditer(text):
+            fault = _fault(tree, page, found[1])
+            if fault:
+                number = page.first + text.count("\n", 0, found.start(1))
+                message = f"the link {found[1]} {fault}; write a Markdown link"
+                yield Problem(page.path, number, message)
 
 
 def _fault(tree: Tree, page: Page, target: str) -> str | None:

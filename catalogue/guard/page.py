@@ -19,7 +19,8 @@ from bs4 import BeautifulSoup
 from bs4.element import NavigableString, PreformattedString
 from mkdocs.utils.meta import get_data
 
-from catalogue.guard.configuration import INCLUDER, extensions
+from catalogue.errors import CatalogueError
+from catalogue.guard.configuration import INCLUDER, SITE, extensions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -187,9 +188,13 @@ class Reader:
         """Load the extensions that the site's configuration names."""
         wanted = dict(extensions(configuration))
         wanted.pop(INCLUDER, None)
-        self._markdown = markdown.Markdown(
-            extensions=list(wanted), extension_configs=wanted
-        )
+        try:
+            self._markdown = markdown.Markdown(
+                extensions=list(wanted), extension_configs=wanted
+            )
+        except (ImportError, AttributeError, KeyError, TypeError) as error:
+            message = f"{SITE}:1: an extension cannot be loaded: {error}; correct it"
+            raise CatalogueError(message) from error
         self._cached = lru_cache(maxsize=1024)(self._read)
 
     def read(self, path: str, text: str, offset: int = 0) -> Page:

@@ -37,6 +37,10 @@ def check(tree: Tree) -> Iterator[Problem]:
         if count > limit:
             message = f"{count} lines, more than {limit}; it is two patterns, or wordy"
             yield Problem(path, limit + 1, message)
+    for page in tree.pages:
+        if not page.meta:
+            message = "no front matter that is YAML; write its fields between two ---"
+            yield Problem(page.path, 1, message)
     for pattern in tree.patterns:
         if pattern.page in tree.files:
             page = tree.page(pattern.page)

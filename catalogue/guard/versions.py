@@ -6,12 +6,11 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from catalogue.guard.commands import Continuous
 from catalogue.guard.docstrings import told
-from catalogue.guard.tree import Problem
+from catalogue.guard.tree import PROJECT, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from catalogue.guard.page import Page
     from catalogue.guard.tree import Tree
 
-PROJECT = "pyproject.toml"
 PINS = "requirements.txt"
 LOWEST = "test-lowest"
 NUMBER = r"(?P<number>\d+(?:\.\d+)*)(?![\d-])"
@@ -117,8 +115,7 @@ def _bounds(tree: Tree) -> Iterator[Problem]:
         elif lowest > pinned or not requirement.specifier.contains(pinned):
             message = f"{requirement} is not {pinned}, which {PINS} pins; correct it"
             yield Problem(PROJECT, line, message)
-    wanted = tree.project.get("project", {}).get("requires-python", "")
-    if not SpecifierSet(wanted):
+    if not tree.pythons:
         yield Problem(PROJECT, 1, "requires-python is missing; declare the lowest")
 
 

@@ -222,7 +222,9 @@ def _html(text: str) -> tuple[str, bool]:
 def _code_problems(cell: Cell, number: int, defined: dict[str, str]) -> list[str]:
     found: list[str] = []
     fix = "run `make fix`"
-    if cell.execution_count is None:
+    if not cell.source.strip():
+        found.append("an empty cell, which cannot be run; remove it")
+    elif cell.execution_count is None:
         found.append(f"a code cell that was never run; {fix}")
     elif cell.execution_count != number:
         found.append(f"cell {number} was run as number {cell.execution_count}; {fix}")

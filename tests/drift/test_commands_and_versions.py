@@ -70,6 +70,12 @@ def test_a_command_that_ci_ceases_to_run_is_named(small: SmallTree) -> None:
     small.names(README, "runs all, `", "no step of CI runs `.venv/bin/python -m cat")
 
 
+@pytest.mark.parametrize("said", ["echo make test", "printf make test"])
+def test_a_command_that_ci_only_says_is_named(small: SmallTree, said: str) -> None:
+    small.replace(WORKFLOW, "run: make test\n", f"run: {said}\n")
+    small.names(README, "make test", "no step of CI runs `make test`")
+
+
 def test_a_command_that_a_target_of_ci_runs_counts(small: SmallTree) -> None:
     small.write(README, small.read(README) + "\nSee `make check`.\n")
     assert small.problems() == []
@@ -191,6 +197,8 @@ def test_an_upgrade_is_named_where_prose_lags_behind(small: SmallTree) -> None:
         ("pytest>=8", "pytest>=8,<9", "pytest>=8", "is not 9.2.0"),
         ("pydantic>=2.12", "ring>=1", '"ring', "is not in requirements.txt"),
         ('requires-python = ">=3.11"', "", "[project]", "requires-python is missing"),
+        ('">=3.11"', '"3.11"', "requires-python", "'3.11': Invalid specifier"),
+        ("pydantic>=2.12", "pydantic>==", "dependencies", "'pydantic>==': Expected"),
     ],
 )
 def test_a_bound_that_cannot_hold_is_named(

@@ -176,6 +176,16 @@ def test_an_option_that_leaves_something_out_is_named(
     small.names("pyproject.toml", at.rpartition("\n")[2], reason)
 
 
+@pytest.mark.parametrize("option", ["-k fast", "--deselect=tests/a.py", "-m fast"])
+def test_a_recipe_that_leaves_tests_out_is_named(small: SmallTree, option: str) -> None:
+    small.replace("Makefile", "-m pytest\n", f"-m pytest --ignore=a {option}\n")
+    word = option.partition(" ")[0]
+    found = [str(one) for one in small.problems()]
+    assert f"Makefile:{small.line('Makefile', word)}: {word} leaves tests out" in (
+        "".join(found)
+    )
+
+
 def test_a_cell_left_out_of_the_check_is_named(small: SmallTree) -> None:
     small.write("notebooks/01_a.ipynb", '{"cells": [\n"# NBVAL_SKIP"\n]}\n')
     small.names("notebooks/01_a.ipynb", '"# NBVAL', "a cell left out of the check")

@@ -59,6 +59,9 @@ def test_typed_code_is_named(small: SmallTree, page: str, typed: str) -> None:
 
 
 DISGUISED = {
+    "an assertion in a paragraph": ("assert ringing == 3", "code typed as prose"),
+    "a condition in a list": ("- if ringing: call.answer()", "code typed as prose"),
+    "a deletion in a cell": ("|a|\n|-|\n|del ringing[0:1]|", "code typed as prose"),
     "a call in a paragraph": ('ringing.call("1001")', "code typed as prose"),
     "an await in a list": ("- await ringing.call(user)", "code typed as prose"),
     "a heading": ("## ringing = call()", "code typed as prose"),
@@ -151,6 +154,14 @@ def test_markup_that_hides_nothing_is_allowed(small: SmallTree) -> None:
         "\nReturn to it with care: import nothing.\n"
     )
     small.write(INDEX, small.read(INDEX) + text)
+    assert small.problems() == []
+
+
+@pytest.mark.parametrize("sign", ["\u2028", "\x0c", "\x85"])
+def test_a_sign_that_only_looks_like_the_end_of_a_line_is_none(
+    small: SmallTree, sign: str
+) -> None:
+    small.replace(PAGE, "## When", f"Calls{sign}ring.\n\n## When")
     assert small.problems() == []
 
 

@@ -107,6 +107,25 @@ def test_a_raw_link_that_leads_nowhere_is_named(
 
 @pytest.mark.parametrize(
     "link",
+    ['<a\nhref="ringing/">x</a>', '<A HREF="ringing/">x</A>', "<a href=ringing/>"],
+)
+def test_a_raw_link_in_any_form_is_read(small: SmallTree, link: str) -> None:
+    small.write(INDEX, f"{small.read(INDEX)}\n{link}\n")
+    small.names(INDEX, "ringing/", "leads nowhere")
+
+
+@pytest.mark.parametrize("field", ["- ring", "title: [ring", "title: 2026-02-30"])
+@pytest.mark.parametrize("page", [INDEX, PAGE])
+def test_a_front_matter_that_the_site_would_show_as_text_is_named(
+    small: SmallTree, page: str, field: str
+) -> None:
+    title = next(line for line in small.read(page).split("\n") if "title" in line)
+    small.replace(page, title, field)
+    small.names(page, "---", "no front matter that is YAML")
+
+
+@pytest.mark.parametrize(
+    "link",
     [
         '<a href="#more">x</a>',
         '<a href="./#more">x</a>',
