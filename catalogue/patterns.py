@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 ID_FORM = re.compile(r"[a-z][a-z0-9_]*/[a-z][a-z0-9_]*")
+OWN_MODULE = re.compile(r"(snippets|tests)(\.\w+)+")
 ROLES = ("usage", "naive", "wiring")
 MOST_WORDS = 25
 
@@ -279,14 +280,17 @@ def _direct_imports(source: str) -> tuple[str, ...]:
 
 
 def _imported_in(tree: ast.Module) -> Iterator[str]:
+    """Yield the modules that a file imports, or names to run them as a process."""
     for node in ast.walk(tree):
-        names = (
-            [alias.name for alias in node.names]
-            if isinstance(node, ast.Import)
-            else [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
-            if isinstance(node, ast.ImportFrom) and node.module
-            else []
-        )
+        match node:
+            case ast.Import(names=aliases):
+                names = [alias.name for alias in aliases]
+            case ast.ImportFrom(module=str(module), names=aliases):
+                names = [module, *(f"{module}.{alias.name}" for alias in aliases)]
+            case ast.Constant(value=str(text)):
+                names = [text]
+            case _:
+                continue
         for name in names:
-            if name.startswith(("snippets.", "tests.")):
+            if OWN_MODULE.fullmatch(name):
                 yield name.replace(".", "/") + ".py"

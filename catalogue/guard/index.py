@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 ROOMS = ("snippets", "tests", "catalogue")
 ABOUT_THE_CATALOGUE = ("tests/drift/", "tests/site/", "tests/examples/")
-KEYWORDS = {*keyword.kwlist, *keyword.softkwlist, *dir(builtins)}
+JSON = {"false", "null", "true"}
+KEYWORDS = {*keyword.kwlist, *keyword.softkwlist, *dir(builtins), *JSON}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from catalogue import record
 from catalogue.patterns import find
-from tests.support.small_tree import MATRIX, TEST
+from tests.support.small_tree import INDEX, MATRIX, TEST
 
 if TYPE_CHECKING:
     from tests.support.small_tree import SmallTree
@@ -89,7 +89,7 @@ def test_a_missing_row_is_named(small: SmallTree) -> None:
         *("7 out\nof 9", "**82** of 88", "[82](#a) of 88", "80 per\ncent"),
     ],
 )
-@pytest.mark.parametrize("page", ["docs/compare/index.md", "docs/start/index.md"])
+@pytest.mark.parametrize("page", ["docs/compare/index.md", INDEX])
 def test_a_score_typed_by_hand_is_named(
     small: SmallTree, page: str, words: str
 ) -> None:

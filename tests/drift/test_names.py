@@ -64,6 +64,7 @@ def say(small: SmallTree, words: str) -> None:
         "Ring.bell",
         "BIN_PATH",
         "None",
+        "null",
         "async with",
         "with_targets",
         "within",

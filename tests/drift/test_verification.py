@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     Run = Callable[..., Pattern]
 
 PASSES = """
+BELL = "tests.support.bell"
+
 def test_extensions_are_three_digits(proof):
     proof.cost("dial", statements=1)
     proof.breaks("Dialling 1", "rings nobody")
@@ -59,6 +61,7 @@ def run(tmp_path: Path) -> Run:
     (tmp_path / "snippets/calls/number.py").write_text("class Number: ...\n")
     (tmp_path / "tests/support").mkdir()
     (tmp_path / "tests/support/tones.py").write_text("BUSY = 425\n")
+    (tmp_path / "tests/support/bell.py").write_text("import tests.support.tones\n")
     (tmp_path / "tests/calls/conftest.py").write_text(
         "from tests.support.tones import BUSY\n"
     )
@@ -92,6 +95,7 @@ def test_a_passed_run_is_recorded_with_what_its_tests_had_to_say(run: Run) -> No
         "snippets/calls/number.py",
         "tests/calls/test_dial.py",
         "tests/calls/conftest.py",
+        "tests/support/bell.py",
         "tests/support/tones.py",
         "requirements.txt",
     }
@@ -279,6 +283,7 @@ def test_a_run_of_one_file_of_proof_of_two_is_not_recorded(
         "snippets/calls/number.py",
         "tests/calls/test_dial.py",
         "tests/calls/conftest.py",
+        "tests/support/bell.py",
         "tests/support/tones.py",
         "requirements.txt",
     ],
