@@ -283,6 +283,13 @@ def test_other_ends_of_lines_are_refused_in_words(
         recorded(path, tmp_path)
 
 
+def test_a_file_in_another_encoding_is_refused_in_words(tmp_path: Path) -> None:
+    path = example(tmp_path, "print('é')")
+    path.write_bytes(path.read_bytes().decode().encode("latin-1"))
+    with pytest.raises(CatalogueError, match=f"{USAGE}:1: not text in UTF-8"):
+        recorded(path, tmp_path)
+
+
 # 11: the example ran under another path, and left itself behind as __main__.
 def test_an_example_runs_under_its_own_path_and_leaves_no_trace(
     tmp_path: Path,
