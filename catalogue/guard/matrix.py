@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     from catalogue.guard.tree import Tree
 
-SOURCE = "docs/matrix.yaml"
 COMPARING = ("docs/compare/", "docs/index.md")
 SCORE = re.compile(
     r"\b(?P<number>\d+(\.\d+)?)"

@@ -195,7 +195,7 @@ class Reader:
         except (ImportError, AttributeError, KeyError, TypeError) as error:
             message = f"{SITE}:1: an extension cannot be loaded: {error}; correct it"
             raise CatalogueError(message) from error
-        self._cached = lru_cache(maxsize=1024)(self._read)
+        self._cached = lru_cache(maxsize=4096)(self._read)
 
     def read(self, path: str, text: str, offset: int = 0) -> Page:
         """Return what the site makes of the Markdown below line `offset` of `path`."""
