@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from catalogue.guard.tree import Tree
     from catalogue.patterns import Pattern
 
+SAY_IT = "assert it, then call proof.breaks(action, outcome), which its page shows"
+
 
 def check(tree: Tree) -> Iterator[Problem]:
     """Yield what is missing of each pattern, and what belongs to none."""
@@ -84,6 +86,12 @@ def _tested(tree: Tree, pattern: Pattern) -> Iterator[Problem]:
         if path in tree.files and name not in imported:
             message = f"no test of {pattern.id} imports {path}; test it"
             yield Problem(pattern.test, 1, message)
+    nodes = [node for path in pattern.tests for node in tree.nodes(path)]
+    if not any(
+        isinstance(one, ast.Attribute) and one.attr == "breaks" for one in nodes
+    ):
+        message = f"no test says how the naive version breaks; {SAY_IT}"
+        yield Problem(pattern.test, 1, message)
 
 
 def _composed(tree: Tree, pattern: Pattern) -> Iterator[Problem]:

@@ -48,9 +48,10 @@ LEADING = re.compile(
 )
 ARGUMENT = re.compile(r"(?P<name>[a-z]\w*)=(?P<value>\S+)")
 OURS = re.compile(
-    r"(snippets\.[\w.]+|[A-Z]\w+(\.\w+)+|[A-Z][a-z0-9]+[A-Z]\w+|[a-z]\w*_\w+)(\(\))?"
+    r"(snippets\.[\w.]+|[A-Z]\w+(\.\w+)+|([A-Z][a-z0-9]+){2,}|[a-z]\w*_\w+)(\(\))?"
 )
-"""What is surely a name in code; in a docstring or a notebook the rest may be data."""
+"""What is surely a name in code; elsewhere than on a page the rest may be data."""
+DRAWN = re.compile(r"[A-Za-z_][\w.]*\w(?:\(\))?")
 UNREADABLE = "neither a name nor a literal that can be checked; say it in words"
 TYPED = "code typed into the text; say it in words, or show a file that a test runs"
 
@@ -69,6 +70,11 @@ def check(tree: Tree) -> Iterator[Problem]:
     for page in told(tree):
         ours = [span for span in page.spans if OURS.fullmatch(span.text)]
         yield from _spans(judge, page, ours)
+    for path in tree.below("docs", ".mmd"):
+        for number, line in enumerate(tree.text(path).split("\n"), 1):
+            for word in filter(OURS.fullmatch, DRAWN.findall(line)):
+                if fault := judge.fault(word):
+                    yield Problem(path, number, f"{word}: {fault}")
 
 
 def _spans(judge: Judge, page: Page, spans: list[Code]) -> Iterator[Problem]:

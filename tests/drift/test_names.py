@@ -182,6 +182,19 @@ def test_a_name_in_a_docstring_or_a_notebook_is_read_too(
     small.names(path, f"See `{words}`", f"there is no {words.removesuffix('()')}")
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["Forwarding.rings", "ForwardingRingError", "target_for", "target_for()"],
+)
+def test_a_name_in_a_diagram_is_read_too(small: SmallTree, words: str) -> None:
+    path = PAGE.replace(".md", ".mmd")
+    known = "Forwarding.target_of, ForwardingLoopError, PostgreSQL"
+    small.write(path, f'{small.read(path)}b["{known}"] -->|x| c[Raise {words}]\n')
+    small.names(path, "b[", f"there is no {words.removesuffix('()')}")
+    small.replace(path, words, "it")
+    assert small.problems() == []
+
+
 def test_other_words_in_a_docstring_may_be_data(small: SmallTree) -> None:
     words = "`a.b`, `Accept`, `*`, `-created_at,email`, `call_forwarding`, `Forwarding`"
     small.replace(SNIPPET, "    targets:", f'    """See {words}."""\n\n    targets:')

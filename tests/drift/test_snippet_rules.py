@@ -252,6 +252,16 @@ def test_a_module_that_no_test_imports_is_named(small: SmallTree, path: str) -> 
     small.names(TEST, '"""', f"imports {path}")
 
 
+def test_a_pattern_whose_naive_version_breaks_nowhere_is_named(
+    small: SmallTree,
+) -> None:
+    small.replace(TEST, "proof.breaks", "print")
+    small.names(TEST, '"""', "no test says how the naive version breaks")
+    faults = "def test_faults(proof):\n    assert proof\n    proof.breaks('x', 'y')\n"
+    small.write(TEST.replace(".py", "__faults.py"), faults)
+    assert small.problems() == []
+
+
 def test_a_wiring_that_no_test_imports_is_named(small: SmallTree) -> None:
     wiring = SNIPPET.replace(".py", "_wiring.py")
     small.write(wiring, '"""Wire it."""\n')
