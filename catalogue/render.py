@@ -152,7 +152,7 @@ def _evidence(
     else:
         parts.append(_runs(verification))
         parts += [
-            part for part in (_differences(verification), _costs(verification)) if part
+            part for part in (differences(verification), _costs(verification)) if part
         ]
     results = bench.load_results(pattern.root, pattern.id)
     if results:
@@ -179,7 +179,8 @@ def _runs(verification: record.Verification) -> str:
     return table("Tests of exactly these files", columns, rows)
 
 
-def _differences(verification: record.Verification) -> str:
+def differences(verification: record.Verification) -> str:
+    """Return the table of what the backends that ran were seen to do differently."""
     found: dict[str, dict[str, str]] = defaultdict(dict)
     for name, run in verification.runs.items():
         for one in run.differences:
@@ -188,7 +189,7 @@ def _differences(verification: record.Verification) -> str:
         name for name in verification.runs if any(name in row for row in found.values())
     ]
     rows = [
-        (text(title), *(text(row.get(name, "did not run")) for name in backends))
+        (text(title), *(text(row.get(name, "not compared")) for name in backends))
         for title, row in sorted(found.items())
     ]
     columns = ("What", *(record.NAMES[name] for name in backends))

@@ -7,11 +7,13 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from bs4 import BeautifulSoup
 
 from catalogue import record
 from catalogue.__main__ import main
 from catalogue.errors import CatalogueError
 from catalogue.patterns import ROOT, Pattern, find
+from catalogue.render import differences
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -176,6 +178,20 @@ def test_runs_on_embedded_and_real_backends_merge_into_one_entry(run: Run) -> No
     behaviours = {name: run.differences[0] for name, run in known.runs.items()}
     assert behaviours["sqlite"].behaviour == "first"
     assert behaviours["postgresql"].behaviour == "last"
+
+
+def test_a_backend_that_ran_is_not_said_not_to_have_run(run: Run) -> None:
+    more = (
+        "\ndef test_a_call_waits(database_backend, proof):\n"
+        "    if database_backend == 'sqlite':\n"
+        "        proof.differs('A second call', 'it waits')\n"
+    )
+    pattern = run(ON_A_DATABASE + more, "--backends", "all")
+    known = record.load(pattern.root).valid(pattern)
+    assert known is not None
+    table = BeautifulSoup(differences(known), "html.parser")
+    rows = [[cell.get_text() for cell in row("td")] for row in table("tr")[1:]]
+    assert rows == [["not compared", "it waits"], ["last", "first"]]
 
 
 def test_two_runs_that_end_at_once_are_both_recorded(tmp_path: Path) -> None:
