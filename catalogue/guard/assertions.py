@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Function = ast.FunctionDef | ast.AsyncFunctionDef
 
-ASSERTING = {"assert_type", "fail", "raises", "wait_for", "warns"}
+ASSERTING = {"assert_type", "pytest.fail", "pytest.raises", "pytest.warns", "wait_for"}
 LIMIT = "asyncio.wait_for"
 """Limits the time of what it is given; that of a browser's locator asserts."""
 CAUGHT = re.compile(r"\b(AssertionError|Exception|BaseException)\b|^\*$")
@@ -55,7 +55,8 @@ def _asserts(node: ast.AST, asserting: set[str]) -> bool:
 def _is_assertion(node: ast.AST, asserting: set[str]) -> bool:
     if isinstance(node, ast.Call):
         name = ast.unparse(node.func)
-        return name != LIMIT and name.rpartition(".")[2] in asserting
+        names = {name, name.rpartition(".")[2]}
+        return name != LIMIT and not names.isdisjoint(asserting)
     return isinstance(node, ast.Assert) and not isinstance(node.test, ast.Constant)
 
 

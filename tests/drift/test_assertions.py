@@ -24,6 +24,8 @@ HELPER = "\n\ndef assess(call: object) -> None:\n    assert call\n"
         "assert 1, 'one'",
         "if Forwarding():\n        return",
         "print(Forwarding())",
+        "Forwarding().fail()",
+        "Forwarding().raises(1)",
     ],
 )
 def test_a_test_that_cannot_fail_is_named(small: SmallTree, body: str) -> None:
