@@ -396,7 +396,6 @@ def _read_yaml(data: bytes) -> tuple[yaml.Node, object]:
         node, values = plain_yaml.read(data.decode("utf-8"))
         if node is None:
             raise CatalogueError(f"{PATH}:1: the file is empty; restore it")
-        _refuse_repetitions(node)
     except yaml.YAMLError as error:
         line, problem = plain_yaml.fault(error)
         message = f"{PATH}:{line}: this is not plain YAML: {problem}"
@@ -405,29 +404,6 @@ def _read_yaml(data: bytes) -> tuple[yaml.Node, object]:
         message = f"{PATH}:1: this is not plain YAML: {error}"
         raise CatalogueError(message) from error
     return node, values
-
-
-def _refuse_repetitions(root: yaml.Node) -> None:
-    """Refuse what YAML lets pass: a key given twice, and an alias."""
-    seen: set[int] = set()
-    waiting = [root]
-    while waiting:
-        node = waiting.pop()
-        line = node.start_mark.line + 1
-        if id(node) in seen:
-            raise CatalogueError(f"{PATH}:{line}: write it out; aliases are not read")
-        seen.add(id(node))
-        if isinstance(node, yaml.MappingNode):
-            keys: set[str] = set()
-            for key, value in node.value:
-                if key.value in keys:
-                    line = key.start_mark.line + 1
-                    message = f"the key {key.value!r} is given twice; keep one"
-                    raise CatalogueError(f"{PATH}:{line}: {message}")
-                keys.add(key.value)
-                waiting.append(value)
-        elif isinstance(node, yaml.SequenceNode):
-            waiting.extend(node.value)
 
 
 def _line(node: yaml.Node, location: Sequence[int | str]) -> int:

@@ -212,8 +212,8 @@ def split_front_matter(text: str) -> tuple[str, int]:
     return "\n".join(lines[1:end]), end + 2
 
 
-def read_front_matter(root: Path, page: str) -> FrontMatter:
-    """Read and validate the front matter of a page."""
+def read_fields(root: Path, page: str) -> tuple[yaml.Node | None, dict[str, object]]:
+    """Return the fields of a page's front matter, as a YAML node and as values."""
     try:
         text, _ = split_front_matter(sources.read(root, page))
     except ValueError as error:
@@ -226,6 +226,12 @@ def read_front_matter(root: Path, page: str) -> FrontMatter:
         raise CatalogueError(message) from error
     if not isinstance(data, dict):
         raise CatalogueError(f"{page}:2: the front matter must be a mapping of fields")
+    return node, data
+
+
+def read_front_matter(root: Path, page: str) -> FrontMatter:
+    """Read and validate the front matter of a page."""
+    node, data = read_fields(root, page)
     try:
         return FrontMatter.model_validate(data)
     except ValidationError as error:

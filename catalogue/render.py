@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from catalogue import bench, diagrams, matrix, notebooks, plain_yaml, record, sources
+from catalogue import bench, diagrams, matrix, notebooks, record, sources
 from catalogue.errors import CatalogueError
 from catalogue.markup import link, sentence, state, table, text
-from catalogue.patterns import Pattern, discover, split_front_matter
+from catalogue.patterns import Pattern, discover, read_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -368,13 +368,10 @@ def _index_first(name: str) -> tuple[bool, str]:
 
 def _title(root: Path, page: str) -> str:
     """Return the title in a page's front matter."""
-    try:
-        front_matter, _ = split_front_matter(sources.read(root, page))
-        _, fields = plain_yaml.read(front_matter)
-        return str(fields["title"])
-    except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        message = f"{page}:1: the front matter must have a title"
-        raise CatalogueError(message) from error
+    _, fields = read_fields(root, page)
+    if "title" not in fields:
+        raise CatalogueError(f"{page}:1: the front matter must have a title")
+    return str(fields["title"])
 
 
 def _write_folder(folder: Path, files: dict[str, str]) -> None:

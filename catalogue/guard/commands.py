@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from catalogue import plain_yaml
+from catalogue.errors import CatalogueError
 from catalogue.guard.tree import Problem
 
 if TYPE_CHECKING:
@@ -126,11 +127,13 @@ class Continuous:
                     yield step["run"]
 
     def jobs(self, path: str) -> dict[str, dict[str, Any]]:
-        """Return the jobs of a workflow; none if it cannot be read."""
+        """Return the jobs of a workflow; one that is no YAML is a `CatalogueError`."""
         try:
             _, data = plain_yaml.read(self._tree.text(path))
-        except yaml.YAMLError:
-            return {}
+        except yaml.YAMLError as error:
+            line, problem = plain_yaml.fault(error)
+            message = f"{path}:{line}: not YAML: {problem}"
+            raise CatalogueError(message) from error
         jobs = data.get("jobs") if isinstance(data, dict) else None
         found = jobs.items() if isinstance(jobs, dict) else ()
         return {name: job for name, job in found if isinstance(job, dict)}

@@ -67,6 +67,7 @@ CHECKER = r"\b(make|pytest|python3?|mypy|ruff)\b|\$\(\w+\)"
 IGNORED = re.compile(
     rf"^\t@?-|({CHECKER}).*\|\| *(true\b|:|exit 0\b)"
     r"|^\.IGNORE|\bmake +(-\w*[ik]|--ignore-errors|--keep-going)"
+    r"|^(export +)?MAKEFLAGS|^ *paths(-ignore)?:"
     r"|continue-on-error: *true|^[ -]*if: *(false|\$\{\{ *false)|^ *set \+e"
 )
 """How a Makefile, a script or a workflow goes on after a failure."""
@@ -85,9 +86,6 @@ def check(tree: Tree) -> Iterator[Problem]:
         for number, line in enumerate(tree.text(path).splitlines(), 1):
             if NOTEBOOK.search(line):
                 yield Problem(path, number, f"a cell left out of the check; {NOT_RUN}")
-    yield from _options(tree)
-    yield from _recipes(tree)
-    yield from _types(tree)
     for path in ["Makefile", *tree.below(".ci", ""), *tree.below(".github", "")]:
         forms = [IGNORED]
         if path == "Makefile":
@@ -97,6 +95,9 @@ def check(tree: Tree) -> Iterator[Problem]:
         for number, line in enumerate(tree.text(path).splitlines(), 1):
             if any(form.search(line) for form in forms):
                 yield Problem(path, number, f"a failure here passes; {SEEN}")
+    yield from _options(tree)
+    yield from _types(tree)
+    yield from _recipes(tree)
 
 
 def _marks(tree: Tree, path: str) -> Iterator[Problem]:

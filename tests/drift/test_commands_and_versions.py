@@ -156,7 +156,8 @@ def test_a_version_in_a_notebook_is_named(small: SmallTree) -> None:
 
 
 def test_a_server_is_known_by_its_short_name(small: SmallTree) -> None:
-    small.replace(WORKFLOW, "      redis:\n", "      pg:\n        image: postgres:15\n")
+    services = "services:\n      pg:\n        image: postgres:15\n"
+    small.replace(WORKFLOW, "services:\n", services)
     small.write(INDEX, small.read(INDEX) + "\nIt needs Postgres 14.\n")
     small.names(INDEX, "It needs Postgres", "in use is 15")
 
@@ -206,6 +207,13 @@ def test_a_bound_that_cannot_hold_is_named(
 ) -> None:
     small.replace("pyproject.toml", old, new)
     small.names("pyproject.toml", at, reason)
+
+
+@pytest.mark.parametrize("jobs", ["jobs: [", "jobs:\n  a: 1\n  a: 2"])
+def test_a_workflow_that_is_no_plain_yaml_is_named(small: SmallTree, jobs: str) -> None:
+    small.write(WORKFLOW, f"{jobs}\n")
+    found = [str(one) for one in small.problems() if one.path == WORKFLOW]
+    assert any(": not YAML: " in one for one in found), found
 
 
 def test_lowest_versions_that_no_job_tries_are_named(small: SmallTree) -> None:

@@ -201,6 +201,8 @@ def test_a_cell_left_out_of_the_check_is_named(small: SmallTree) -> None:
         ("Makefile", "-m pytest\n", "-m pytest | tail -1\n"),
         ("Makefile", "-m catalogue check\n", "-m catalogue check 2>&1 | tee log\n"),
         ("Makefile", "test: check", ".IGNORE:\ntest: check"),
+        ("Makefile", "test: check", "MAKEFLAGS += --keep-going\ntest: check"),
+        (".github/workflows/ci.yml", "jobs:", "on:\n  push:\n    paths: [a]\njobs:"),
         ("Makefile", "-m pytest", "-m pytest\n\t@make -k check"),
         (".github/workflows/ci.yml", "- run: make test\n", "- run: make test || :\n"),
         (".github/workflows/ci.yml", "- run: make test\n", "- run: make test | cat\n"),

@@ -114,14 +114,26 @@ def test_a_raw_link_in_any_form_is_read(small: SmallTree, link: str) -> None:
     small.names(INDEX, "ringing/", "leads nowhere")
 
 
-@pytest.mark.parametrize("field", ["- ring", "title: [ring", "title: 2026-02-30"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *("- ring", "title: [ring", "title: 2026-02-30", "title: a\ntitle: b"),
+        *("title: &a ring\ntags: *a", "? [title]\n: ring\n? [title]\n: ring"),
+    ],
+)
 @pytest.mark.parametrize("page", [INDEX, PAGE])
-def test_a_front_matter_that_the_site_would_show_as_text_is_named(
-    small: SmallTree, page: str, field: str
+def test_a_front_matter_that_would_not_be_read_as_it_stands_is_named(
+    small: SmallTree, page: str, fields: str
 ) -> None:
-    title = next(line for line in small.read(page).split("\n") if "title" in line)
-    small.replace(page, title, field)
-    small.names(page, "---", "no front matter that is YAML")
+    _, _, rest = small.read(page).split("---\n", 2)
+    small.write(page, f"---\n{fields}\n---\n{rest}")
+    found = [str(one) for one in small.problems() if one.path == page]
+    assert "the front matter " in "".join(found)
+
+
+def test_a_page_without_front_matter_is_named(small: SmallTree) -> None:
+    small.write(INDEX, small.read(INDEX).split("---\n", 2)[2])
+    assert "must start with front matter" in "".join(map(str, small.problems()))
 
 
 @pytest.mark.parametrize(
