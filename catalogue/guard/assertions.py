@@ -22,6 +22,7 @@ ASSERTING = {"assert_type", "pytest.fail", "pytest.raises", "pytest.warns", "wai
 LIMIT = "asyncio.wait_for"
 """Limits the time of what it is given; that of a browser's locator asserts."""
 CAUGHT = re.compile(r"\b(AssertionError|Exception|BaseException)\b|^\*$")
+BACKEND = re.compile(r"backend|dialect")
 FORGIVING = re.compile(r"(\w+\.)*(suppress\(|raises\(AssertionError\b)")
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 
@@ -44,6 +45,9 @@ def check(tree: Tree) -> Iterator[Problem]:
                 message = f"{one.name} asserts nothing; assert what its name says"
                 yield Problem(path, one.lineno, message)
             elif one.name.startswith("test_"):
+                if not _surely(one.body, asserting):
+                    message = f"{one.name} asserts on some backends only; mark it, or assert on all"
+                    yield Problem(path, one.lineno, message)
                 yield from _escapes(path, one, asserting)
 
 
@@ -58,6 +62,24 @@ def _is_assertion(node: ast.AST, asserting: set[str]) -> bool:
         names = {name, name.rpartition(".")[2]}
         return name != LIMIT and not names.isdisjoint(asserting)
     return isinstance(node, ast.Assert) and not isinstance(node.test, ast.Constant)
+
+
+def _surely(steps: list[ast.stmt], asserting: set[str]) -> bool:
+    """Whether the steps assert on every backend."""
+    return any(_asserts_at(step, asserting) for step in steps)
+
+
+def _asserts_at(step: ast.stmt, asserting: set[str]) -> bool:
+    match step:
+        case ast.If(test=test, body=body, orelse=orelse) if BACKEND.search(
+            ast.unparse(test)
+        ):
+            return _surely(body, asserting) and _surely(orelse, asserting)
+        case ast.With(body=body, items=items) | ast.AsyncWith(body=body, items=items):
+            managed = any(_asserts(one.context_expr, asserting) for one in items)
+            return managed or _surely(body, asserting)
+        case _:
+            return _asserts(step, asserting)
 
 
 def _escapes(path: str, test: Function, asserting: set[str]) -> Iterator[Problem]:

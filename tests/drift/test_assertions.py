@@ -92,10 +92,29 @@ def test_a_test_that_passes_without_its_assertion_is_named(
 @pytest.mark.parametrize(
     "body",
     [
+        "if redis_backend == 'redis':\n        assert x",
+        "with x:\n        if x.dialect.name == 'sqlite':\n            assess(x)",
+        "if broker_backend == 'memory':\n        x()\n    else:\n        assert x",
+    ],
+)
+def test_a_test_that_asserts_on_some_backends_only_is_named(
+    small: SmallTree, body: str
+) -> None:
+    test = f"\n\ndef test_ring(x) -> None:\n    {body}\n"
+    small.write(TEST, small.read(TEST) + HELPER + test)
+    small.names(TEST, "def test_ring", "asserts on some backends only")
+    small.write(TEST, f"{small.read(TEST)}    assert x == 3\n")
+    assert small.problems() == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
         "assert Forwarding()",
         "assert Forwarding()\n    if Forwarding():\n        return\n    assert 1 - 1",
         "try:\n        ring()\n    except OSError:\n        return\n    assert ring()",
         "def ring():\n        if ring:\n            return\n    assert ring()",
+        "if backend:\n        assert ring()\n    else:\n        assess(ring())",
         "with pytest.raises(Exception, match='x'):\n        pytest.fail('x')",
         "with pytest.raises(ValueError):\n        Forwarding(targets=1)",
         "assess(Forwarding())",
