@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from catalogue.guard.page import Page
     from catalogue.guard.tree import Tree
 
-README = "README.md"
 COMMAND = re.compile(r"(make|git|docker|uv|pip|\S*python3?|\.\S*/\S+) .*|\.ci/\S+")
 SAID = {"echo", "printf"}
 SEPARATORS = re.compile(r"&&|\|\||[;|&\n()]")
@@ -30,14 +29,12 @@ RULE = re.compile(r"(?m)^([\w-]+):(?!=)([^#\n]*)[^\n]*\n((?:\t[^\n]*\n?|\n)*)")
 def check(tree: Tree) -> Iterator[Problem]:
     """Yield each command in README that CI does not run, and all other code in it."""
     continuous = Continuous(tree)
-    paths = [p for p in tree.files if p.endswith(".md") and not p.startswith("docs/")]
-    for path in paths:
-        page = tree.page(path)
+    for page in tree.notes:
         yield from _forms(page)
         for line, command in _commands(page):
             if not continuous.runs(command):
                 message = f"no step of CI runs `{command}`; let one run it, or drop it"
-                yield Problem(path, line, message)
+                yield Problem(page.path, line, message)
 
 
 def _forms(page: Page) -> Iterator[Problem]:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from catalogue.guard.tree import Tree
 
 LONGEST = 70
-README = "README.md"
 TICKED = re.compile(r"`([^`\n]+)`")
 LITERAL = re.compile(
     r"""
@@ -59,7 +58,7 @@ TYPED = "code typed into the text; say it in words, or show a file that a test r
 def check(tree: Tree) -> Iterator[Problem]:
     """Yield each piece of inline code which is neither a known name nor a literal."""
     judge = Judge(tree)
-    for page in [*tree.pages, *([tree.page(README)] if README in tree.files else [])]:
+    for page in [*tree.pages, *tree.notes]:
         yield from _spans(judge, page, page.spans)
         yield from _fields(tree, judge, page)
         for text in page.prose:

@@ -159,6 +159,12 @@ class Tree:
         """Every page of the site."""
         return [self.page(path) for path in self.below("docs", ".md")]
 
+    @property
+    def notes(self) -> list[Page]:
+        """Every Markdown file that is no page of the site, such as README."""
+        paths = [path for path in self.files if path.endswith(".md")]
+        return [self.page(path) for path in paths if not path.startswith("docs/")]
+
     def page(self, path: str) -> Page:
         """Return a Markdown file as the site reads it."""
         if path not in self._pages:

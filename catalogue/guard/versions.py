@@ -53,9 +53,7 @@ def check(tree: Tree) -> Iterator[Problem]:
     longest_first = sorted(used, key=len, reverse=True)
     names = "|".join(re.escape(name).replace(r"\-", "[- ]") for name in longest_first)
     form = re.compile(rf"(?i)(?<![\w-])(?P<name>{names}){BETWEEN}{NUMBER}")
-    outside = [p for p in tree.files if p.endswith(".md") and not p.startswith("docs/")]
-    pages = [*tree.pages, *(tree.page(path) for path in outside), *told(tree)]
-    for page in pages:
+    for page in [*tree.pages, *tree.notes, *told(tree)]:
         yield from _named(page, form, used)
 
 

@@ -214,6 +214,7 @@ def test_a_renamed_method_is_named_where_prose_speaks_of_it(small: SmallTree) ->
         (PAGE, "Two extensions", "`Forwarder.ring` and others"),
         (PAGE, "Calls reach", "`Forwarder.ring` reaches"),
         ("README.md", "runs all", "runs `Forwarder.ring`"),
+        ("NOTES.md", "runs all", "runs `Forwarder.ring`"),
         (PAGE, "| A call ends", "| `Forwarder.ring` ends"),
         (PAGE, "None yet;", "> - None in `Forwarder.ring`;"),
         (PAGE, "None yet;", "[`Forwarder.ring`](../../index.md);"),
@@ -224,6 +225,7 @@ def test_a_renamed_method_is_named_where_prose_speaks_of_it(small: SmallTree) ->
 def test_a_name_is_read_wherever_it_stands(
     small: SmallTree, path: str, old: str, new: str
 ) -> None:
+    small.write("NOTES.md", small.read("README.md"))
     small.replace(path, old, new)
     small.names(path, "Forwarder.ring", "there is no Forwarder.ring")
 

@@ -105,6 +105,18 @@ def test_a_raw_link_that_leads_nowhere_is_named(
     small.names(INDEX, link, reason)
 
 
+@pytest.mark.parametrize("path", ["README.md", "notes/calls.md"])
+def test_a_link_outside_the_site_that_leads_nowhere_is_named(
+    small: SmallTree, path: str
+) -> None:
+    up = "../" * path.count("/")
+    fine = f"[a]({up}docs/) [b](https://example.org/) [c](#small) [d]({up}README.md#a)"
+    small.write(path, f"{small.read('README.md')}\n{fine}\n")
+    assert small.problems() == []
+    small.write(path, f"{small.read(path)}\nSee [it](docs/gone.md).\n")
+    small.names(path, "See [it]", "the link docs/gone.md leads nowhere")
+
+
 @pytest.mark.parametrize(
     "link",
     ['<a\nhref="ringing/">x</a>', '<A HREF="ringing/">x</A>', "<a href=ringing/>"],
