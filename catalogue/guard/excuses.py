@@ -175,7 +175,7 @@ def _comments(tree: Tree, path: str) -> Iterator[Problem]:
 def _options(tree: Tree) -> Iterator[Problem]:
     options = tree.project.get("tool", {}).get("pytest", {}).get("ini_options", {})
     for name in sorted(options.keys() - SETTINGS):
-        message = f"{name} can leave tests out of every run; {NOT_RUN}"
+        message = f"{name} can leave tests out; take it away, or let the guard know it"
         yield Problem(PROJECT, tree.line_of(PROJECT, name), message)
     if options.get("empty_parameter_set_mark") != "fail_at_collect":
         message = (
