@@ -60,7 +60,9 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
         return command(root, options)
     except CatalogueError as error:
         sys.stderr.write(f"{error}\n")
-        return 1
+    except OSError as error:
+        sys.stderr.write(f"{CatalogueError.of(error, root)}\n")
+    return 1
 
 
 def _port(text: str) -> int:
@@ -90,6 +92,12 @@ def _render(root: Path, options: argparse.Namespace) -> int:
 def _prove(root: Path, options: argparse.Namespace) -> int:
     patterns = discover(root)
     if options.category:
+        categories = {one.category for one in patterns}
+        if options.category not in categories:
+            known = ", ".join(sorted(categories)) or "none"
+            message = f"there is no category {options.category!r}; there are: {known}"
+            sys.stderr.write(f"{message}\n")
+            return 2
         patterns = [one for one in patterns if one.category == options.category]
     waiting = record.unproven(record.load(root), patterns)
     tests = [test for pattern in waiting for test in pattern.tests]

@@ -28,7 +28,7 @@ from pydantic import (
     model_validator,
 )
 
-from catalogue import plain_yaml
+from catalogue import plain_yaml, sources
 from catalogue.errors import CatalogueError
 from catalogue.patterns import Pattern
 from catalogue.record import Verification
@@ -396,38 +396,14 @@ def _read_yaml(data: bytes) -> tuple[yaml.Node, object]:
         node, values = plain_yaml.read(data.decode("utf-8"))
         if node is None:
             raise CatalogueError(f"{PATH}:1: the file is empty; restore it")
-        _refuse_repetitions(node)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        message = f"{PATH}:{line}: this is not plain YAML: {error.problem}"
+    except yaml.YAMLError as error:
+        line, problem = plain_yaml.fault(error)
+        message = f"{PATH}:{line}: this is not plain YAML: {problem}"
         raise CatalogueError(message) from error
-    except (yaml.YAMLError, ValueError) as error:
-        what = str(error).partition("\n")[0]
-        raise CatalogueError(f"{PATH}:1: this is not plain YAML: {what}") from error
+    except ValueError as error:
+        message = f"{PATH}:1: this is not plain YAML: {error}"
+        raise CatalogueError(message) from error
     return node, values
-
-
-def _refuse_repetitions(root: yaml.Node) -> None:
-    """Refuse what YAML lets pass: a key given twice, and an alias."""
-    seen: set[int] = set()
-    waiting = [root]
-    while waiting:
-        node = waiting.pop()
-        line = node.start_mark.line + 1
-        if id(node) in seen:
-            raise CatalogueError(f"{PATH}:{line}: write it out; aliases are not read")
-        seen.add(id(node))
-        if isinstance(node, yaml.MappingNode):
-            keys: set[str] = set()
-            for key, value in node.value:
-                if key.value in keys:
-                    line = key.start_mark.line + 1
-                    message = f"the key {key.value!r} is given twice; keep one"
-                    raise CatalogueError(f"{PATH}:{line}: {message}")
-                keys.add(key.value)
-                waiting.append(value)
-        elif isinstance(node, yaml.SequenceNode):
-            waiting.extend(node.value)
 
 
 def _line(node: yaml.Node, location: Sequence[int | str]) -> int:
@@ -560,6 +536,6 @@ def _tests(pattern: Pattern) -> set[str]:
     return {
         f"{path}::{node.name}"
         for path in pattern.tests
-        for node in ast.parse((pattern.root / path).read_text("utf-8")).body
+        for node in sources.parse(pattern.root, path).body
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     }

@@ -28,6 +28,7 @@ from unittest.mock import patch
 from pytest_examples import CodeExample, find_examples, run_code
 from pytest_examples.config import ExamplesConfig
 
+from catalogue import sources
 from catalogue.errors import CatalogueError
 from catalogue.patterns import ROOT
 
@@ -82,7 +83,7 @@ def recorded(path: Path, root: Path = ROOT) -> str:
     prints what no two runs print alike, or is never reached is a `CatalogueError`.
     """
     name = path.relative_to(root).as_posix()
-    text = _read(path, name)
+    text = _read(root, name)
     with _importing_from(root):
         if not path.stem.endswith("_usage"):
             _import(Source(path, name, text))
@@ -107,8 +108,8 @@ def update(root: Path = ROOT) -> list[Path]:
     return changed
 
 
-def _read(path: Path, name: str) -> str:
-    text = path.read_bytes().decode("utf-8")
+def _read(root: Path, name: str) -> str:
+    text = sources.read(root, name)
     if "\r" in text or not text.endswith("\n"):
         message = "lines must end in LF alone, the last one too; run ruff format"
         raise CatalogueError(f"{name}:1: {message}")

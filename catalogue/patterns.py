@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from catalogue import plain_yaml
+from catalogue import plain_yaml, sources
 from catalogue.errors import CatalogueError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 ID_FORM = re.compile(r"[a-z][a-z0-9_]*/[a-z][a-z0-9_]*")
+OWN_MODULE = re.compile(r"(snippets|tests)(\.\w+)+")
 ROLES = ("usage", "naive", "wiring")
 MOST_WORDS = 25
 
@@ -138,14 +139,7 @@ class Pattern:
 
         A module that is missing or is not Python is a `CatalogueError`.
         """
-        try:
-            tree = ast.parse((self.root / self.snippet).read_text("utf-8"))
-        except FileNotFoundError as error:
-            message = f"{self.page}:1: its module {self.snippet} is missing; write it"
-            raise CatalogueError(message) from error
-        except SyntaxError as error:
-            message = f"{self.snippet}:{error.lineno}: not Python: {error.msg}"
-            raise CatalogueError(message) from error
+        tree = sources.parse(self.root, self.snippet)
         kinds = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
         found = [node.name for node in tree.body if isinstance(node, kinds)]
         return [name for name in found if not name.startswith("_")]
@@ -229,22 +223,26 @@ def split_front_matter(text: str) -> tuple[str, int]:
     return "\n".join(lines[1:end]), end + 2
 
 
-def read_front_matter(root: Path, page: str) -> FrontMatter:
-    """Read and validate the front matter of a page."""
+def read_fields(root: Path, page: str) -> tuple[yaml.Node | None, dict[str, object]]:
+    """Return the fields of a page's front matter, as a YAML node and as values."""
     try:
-        text, _ = split_front_matter((root / page).read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise CatalogueError(f"{page}:1: the page is missing; write it") from error
+        text, _ = split_front_matter(sources.read(root, page))
     except ValueError as error:
         raise CatalogueError(f"{page}:1: {error}") from error
     try:
         node, data = plain_yaml.read(text)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 2 if error.problem_mark else 1
-        message = f"{page}:{line}: the front matter is not YAML: {error.problem}"
+    except yaml.YAMLError as error:
+        line, problem = plain_yaml.fault(error)
+        message = f"{page}:{line + 1}: the front matter is not YAML: {problem}"
         raise CatalogueError(message) from error
     if not isinstance(data, dict):
         raise CatalogueError(f"{page}:2: the front matter must be a mapping of fields")
+    return node, data
+
+
+def read_front_matter(root: Path, page: str) -> FrontMatter:
+    """Read and validate the front matter of a page."""
+    node, data = read_fields(root, page)
     try:
         return FrontMatter.model_validate(data)
     except ValidationError as error:
@@ -285,7 +283,7 @@ def _imported(root: Path, path: str) -> set[str]:
         if current in seen or not (root / current).exists():
             continue
         seen.add(current)
-        waiting.extend(_direct_imports((root / current).read_text("utf-8")))
+        waiting.extend(_direct_imports(sources.read(root, current)))
     return seen
 
 
@@ -293,20 +291,23 @@ def _imported(root: Path, path: str) -> set[str]:
 def _direct_imports(source: str) -> tuple[str, ...]:
     try:
         tree = ast.parse(source)
-    except SyntaxError:
+    except (SyntaxError, ValueError):
         return ()  # the linter names it; here such a file imports nothing
     return tuple(_imported_in(tree))
 
 
 def _imported_in(tree: ast.Module) -> Iterator[str]:
+    """Yield the modules that a file imports, or names to run them as a process."""
     for node in ast.walk(tree):
-        names = (
-            [alias.name for alias in node.names]
-            if isinstance(node, ast.Import)
-            else [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
-            if isinstance(node, ast.ImportFrom) and node.module
-            else []
-        )
+        match node:
+            case ast.Import(names=aliases):
+                names = [alias.name for alias in aliases]
+            case ast.ImportFrom(module=str(module), names=aliases):
+                names = [module, *(f"{module}.{alias.name}" for alias in aliases)]
+            case ast.Constant(value=str(text)):
+                names = [text]
+            case _:
+                continue
         for name in names:
-            if name.startswith(("snippets.", "tests.")):
+            if OWN_MODULE.fullmatch(name):
                 yield name.replace(".", "/") + ".py"

@@ -225,8 +225,16 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def _wanted(item: pytest.Item, half: str) -> bool:
     backends = backends_of(item)
     only = item.get_closest_marker("backends")
-    if only and not set(backends) & set(only.args):
-        return False
+    if only:
+        fixtures = getattr(item, "fixturenames", ())
+        possible = [name for kind in KINDS if kind in fixtures for name in KINDS[kind]]
+        if not only.args or not set(only.args) <= set(possible):
+            raise pytest.UsageError(
+                f"{item.nodeid} would never run: its mark names {list(only.args)}, "
+                f"its fixtures run on {possible}"
+            )
+        if not set(backends) & set(only.args):
+            return False
     if half == "all":
         return True
     is_real = bool(backends) and backends[0] in record.REAL.values()

@@ -158,7 +158,7 @@ def load(root: Path) -> Record:
         return Record()
     try:
         record = Record.model_validate_json(path.read_bytes())
-    except ValidationError as error:
+    except (OSError, ValidationError) as error:
         message = f"{PATH}:1: the record cannot be read; delete it and run make test"
         raise CatalogueError(message) from error
     if record.version != VERSION:

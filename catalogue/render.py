@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from catalogue import bench, diagrams, matrix, notebooks, plain_yaml, record
+from catalogue import bench, diagrams, matrix, notebooks, record, sources
 from catalogue.errors import CatalogueError
 from catalogue.markup import link, sentence, state, table, text
-from catalogue.patterns import Pattern, discover, split_front_matter
+from catalogue.patterns import Pattern, discover, read_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -69,7 +69,7 @@ def _pattern_fragments(patterns: list[Pattern], known: record.Record) -> dict[st
         rendered[f"{folder}/breaks.md"] = _breaks(verification)
         rendered[f"{folder}/evidence.md"] = _evidence(pattern, verification, known)
         if (pattern.root / pattern.diagram).exists():
-            source = (pattern.root / pattern.diagram).read_text("utf-8")
+            source = sources.read(pattern.root, pattern.diagram)
             try:
                 rendered[f"{folder}/diagram.md"] = diagrams.to_markdown(
                     source, pattern.id
@@ -160,7 +160,7 @@ def _evidence(
     else:
         parts.append(_runs(verification))
         parts += [
-            part for part in (_differences(verification), _costs(verification)) if part
+            part for part in (differences(verification), _costs(verification)) if part
         ]
     results = bench.load_results(pattern.root, pattern.id)
     if results:
@@ -187,7 +187,8 @@ def _runs(verification: record.Verification) -> str:
     return table("Tests of exactly these files", columns, rows)
 
 
-def _differences(verification: record.Verification) -> str:
+def differences(verification: record.Verification) -> str:
+    """Return the table of what the backends that ran were seen to do differently."""
     found: dict[str, dict[str, str]] = defaultdict(dict)
     for name, run in verification.runs.items():
         for one in run.differences:
@@ -196,7 +197,7 @@ def _differences(verification: record.Verification) -> str:
         name for name in verification.runs if any(name in row for row in found.values())
     ]
     rows = [
-        (text(title), *(text(row.get(name, "did not run")) for name in backends))
+        (text(title), *(text(row.get(name, "not compared")) for name in backends))
         for title, row in sorted(found.items())
     ]
     columns = ("What", *(record.NAMES[name] for name in backends))
@@ -238,7 +239,7 @@ def _index_fragments(
     for category in categories:
         own = [pattern for pattern in patterns if pattern.category == category]
         planned = matrix.planned(root, category)
-        title = _title(root / f"docs/patterns/{category}/index.md")
+        title = _title(root, f"docs/patterns/{category}/index.md")
         rendered[f"categories/{category}.md"] = _category(own, planned, known, "")
         lists.append(
             f"## [{title}]({category}/index.md)\n\n"
@@ -334,7 +335,7 @@ def _index(patterns: list[Pattern], known: record.Record) -> str:
 def _raw_files(patterns: Iterable[Pattern]) -> dict[str, str]:
     """Return the files a reader may download, byte for byte."""
     return {
-        path: (pattern.root / path).read_text("utf-8")
+        path: sources.read(pattern.root, path)
         for pattern in patterns
         for path in pattern.files
     }
@@ -346,7 +347,7 @@ def _navigation(root: Path, patterns: list[Pattern]) -> str:
         by_category[pattern.category].append(pattern.page.removeprefix("docs/"))
     categories = [
         {
-            _title(root / f"docs/patterns/{category}/index.md"): [
+            _title(root, f"docs/patterns/{category}/index.md"): [
                 f"patterns/{category}/index.md",
                 *pages,
             ]
@@ -373,18 +374,12 @@ def _index_first(name: str) -> tuple[bool, str]:
     return name != "index.md", name
 
 
-def _title(page: Path) -> str:
+def _title(root: Path, page: str) -> str:
     """Return the title in a page's front matter."""
-    place = "/".join(page.parts[-4:])
-    try:
-        front_matter, _ = split_front_matter(page.read_text("utf-8"))
-        _, fields = plain_yaml.read(front_matter)
-        return str(fields["title"])
-    except FileNotFoundError as error:
-        raise CatalogueError(f"{place}:1: the page is missing; write it") from error
-    except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        message = f"{place}:1: the front matter must have a title"
-        raise CatalogueError(message) from error
+    _, fields = read_fields(root, page)
+    if "title" not in fields:
+        raise CatalogueError(f"{page}:1: the front matter must have a title")
+    return str(fields["title"])
 
 
 def _write_folder(folder: Path, files: dict[str, str]) -> None:

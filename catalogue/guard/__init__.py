@@ -16,6 +16,7 @@ from catalogue.guard import (
     docstrings,
     excuses,
     fences,
+    files,
     imports,
     includes,
     links,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["Problem", "Tree", "check"]
 
 CHECKS: tuple[Check, ...] = (
+    files.check,
     fences.check,
     docstrings.check,
     includes.check,
@@ -77,5 +79,7 @@ def _problems(kind: Check, tree: Tree) -> list[Problem]:
             return problems
         except CatalogueError as error:
             return [*problems, Problem.of(error)]
+        except OSError as error:
+            return [*problems, Problem.of(CatalogueError.of(error, tree.root))]
         except SyntaxError:
             return problems  # of a file that is no Python, which `excuses` names

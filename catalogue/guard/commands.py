@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from catalogue import plain_yaml
+from catalogue.errors import CatalogueError
 from catalogue.guard.tree import Problem
 
 if TYPE_CHECKING:
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from catalogue.guard.page import Page
     from catalogue.guard.tree import Tree
 
-README = "README.md"
 COMMAND = re.compile(r"(make|git|docker|uv|pip|\S*python3?|\.\S*/\S+) .*|\.ci/\S+")
+SAID = {"echo", "printf"}
 SEPARATORS = re.compile(r"&&|\|\||[;|&\n()]")
 ASSIGNED = re.compile(r"(?m)^([A-Z_]+)\s*[:?]?=\s*(.*)$")
 RULE = re.compile(r"(?m)^([\w-]+):(?!=)([^#\n]*)[^\n]*\n((?:\t[^\n]*\n?|\n)*)")
@@ -28,14 +29,12 @@ RULE = re.compile(r"(?m)^([\w-]+):(?!=)([^#\n]*)[^\n]*\n((?:\t[^\n]*\n?|\n)*)")
 def check(tree: Tree) -> Iterator[Problem]:
     """Yield each command in README that CI does not run, and all other code in it."""
     continuous = Continuous(tree)
-    paths = [p for p in tree.files if p.endswith(".md") and not p.startswith("docs/")]
-    for path in paths:
-        page = tree.page(path)
+    for page in tree.notes:
         yield from _forms(page)
         for line, command in _commands(page):
             if not continuous.runs(command):
                 message = f"no step of CI runs `{command}`; let one run it, or drop it"
-                yield Problem(path, line, message)
+                yield Problem(page.path, line, message)
 
 
 def _forms(page: Page) -> Iterator[Problem]:
@@ -103,7 +102,7 @@ class Continuous:
         while waiting:
             for part in SEPARATORS.split(waiting.pop().replace("\\\n", " ")):
                 words = _words(part)
-                if not words:
+                if not words or words[0] in SAID:
                     continue
                 found.append(words)
                 for target in self._targets(words):
@@ -119,18 +118,22 @@ class Continuous:
 
     def _steps(self, path: str) -> Iterator[str]:
         for job in self.jobs(path).values():
-            for step in job.get("steps", []):
+            steps = job.get("steps")
+            for step in steps if isinstance(steps, list) else ():
                 if isinstance(step, dict) and isinstance(step.get("run"), str):
                     yield step["run"]
 
     def jobs(self, path: str) -> dict[str, dict[str, Any]]:
-        """Return the jobs of a workflow; none if it cannot be read."""
+        """Return the jobs of a workflow; one that is no YAML is a `CatalogueError`."""
         try:
             _, data = plain_yaml.read(self._tree.text(path))
-        except yaml.YAMLError:
-            return {}
-        jobs = data.get("jobs", {}) if isinstance(data, dict) else {}
-        return {name: job for name, job in jobs.items() if isinstance(job, dict)}
+        except yaml.YAMLError as error:
+            line, problem = plain_yaml.fault(error)
+            message = f"{path}:{line}: not YAML: {problem}"
+            raise CatalogueError(message) from error
+        jobs = data.get("jobs") if isinstance(data, dict) else None
+        found = jobs.items() if isinstance(jobs, dict) else ()
+        return {name: job for name, job in found if isinstance(job, dict)}
 
     @cached_property
     def _makefile(self) -> str:

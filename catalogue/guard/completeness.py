@@ -6,6 +6,7 @@ import ast
 from typing import TYPE_CHECKING
 
 from catalogue.errors import CatalogueError
+from catalogue.guard.index import ABOUT_THE_CATALOGUE
 from catalogue.guard.tree import Problem
 
 if TYPE_CHECKING:
@@ -14,13 +15,14 @@ if TYPE_CHECKING:
     from catalogue.guard.tree import Tree
     from catalogue.patterns import Pattern
 
+SAY_IT = "assert it, then call proof.breaks(action, outcome), which its page shows"
+
 
 def check(tree: Tree) -> Iterator[Problem]:
     """Yield what is missing of each pattern, and what belongs to none."""
     owned: set[str] = set()
     for pattern in tree.patterns:
-        own = _own_snippets(pattern)
-        owned.update(own)
+        owned.update(_own_snippets(pattern), pattern.tests)
         missing = list(_missing(tree, pattern))
         yield from missing
         if not missing:
@@ -30,6 +32,14 @@ def check(tree: Tree) -> Iterator[Problem]:
     for path in tree.below("snippets", ""):
         if path not in owned:
             message = "belongs to no pattern; move it to snippets/<category>/<pattern>"
+            yield Problem(path, 1, message)
+    for path in tree.below("tests", ".py"):
+        is_test = path.rpartition("/")[2].startswith("test_")
+        if is_test and path not in owned and not path.startswith(ABOUT_THE_CATALOGUE):
+            message = (
+                "make test never runs this, since it belongs to no pattern; "
+                "name it tests/<category>/test_<pattern>__<topic>.py"
+            )
             yield Problem(path, 1, message)
 
 
@@ -76,6 +86,12 @@ def _tested(tree: Tree, pattern: Pattern) -> Iterator[Problem]:
         if path in tree.files and name not in imported:
             message = f"no test of {pattern.id} imports {path}; test it"
             yield Problem(pattern.test, 1, message)
+    nodes = [node for path in pattern.tests for node in tree.nodes(path)]
+    if not any(
+        isinstance(one, ast.Attribute) and one.attr == "breaks" for one in nodes
+    ):
+        message = f"no test says how the naive version breaks; {SAY_IT}"
+        yield Problem(pattern.test, 1, message)
 
 
 def _composed(tree: Tree, pattern: Pattern) -> Iterator[Problem]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from catalogue import plain_yaml
 from catalogue.errors import CatalogueError
 
 SITE = "mkdocs.yml"
@@ -46,14 +47,13 @@ _Loader.add_constructor("!ENV", _environment)
 @cache
 def read_configuration(path: str, text: str) -> dict[str, Any]:
     """Return the configuration; a `CatalogueError` names the line that has no sense."""
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         data = loader.get_single_data()
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise CatalogueError(f"{path}:{line}: {error.problem}") from error
-    finally:
         loader.dispose()
+    except yaml.YAMLError as error:
+        line, problem = plain_yaml.fault(error)
+        raise CatalogueError(f"{path}:{line}: {problem}") from error
     if not isinstance(data, dict):
         raise CatalogueError(f"{path}:1: the site's configuration is missing")
     return data
@@ -61,9 +61,9 @@ def read_configuration(path: str, text: str) -> dict[str, Any]:
 
 def extensions(configuration: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the Markdown extensions of the site in order, each with its options."""
-    listed: list[str | dict[str, Any]] = configuration.get("markdown_extensions", [])
+    listed: list[str | dict[str, Any]] | None = configuration.get("markdown_extensions")
     found: dict[str, dict[str, Any]] = {name: {} for name in BUILT_IN}
-    for entry in listed:
+    for entry in listed or ():
         named = {entry: {}} if isinstance(entry, str) else entry
         found.update({name: options or {} for name, options in named.items()})
     return found

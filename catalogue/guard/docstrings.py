@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 
 from pytest_examples import find_examples
 
+from catalogue import notebooks
+from catalogue.errors import CatalogueError
 from catalogue.guard.tree import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from catalogue.guard.page import Page
     from catalogue.guard.tree import Tree
 
 
@@ -25,6 +28,9 @@ UNRUN = (
     'code that no test runs; make it a ```python fence in a """ docstring, '
     "or say it in words"
 )
+
+TO_SOURCE = 2
+"""The lines from a cell's id to its text, in a notebook that make fix wrote."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ def examples(tree: Tree, path: str) -> set[str]:
 def _problems(
     tree: Tree, path: str, docstring: Docstring, run: set[str]
 ) -> Iterator[Problem]:
-    page = tree.reader.read(path, docstring.text)
+    page = tree.reader.read(path, docstring.text, docstring.line - 1)
     fences = 0
     for number, line in enumerate(docstring.text.split("\n"), docstring.line):
         fences += line.lstrip().startswith(FENCES)
@@ -64,11 +70,25 @@ def _problems(
             yield Problem(path, number, message)
     for block in page.blocks:
         if block.text.strip() not in run:
-            line_in_file = docstring.line - 1 + page.line(block)
-            yield Problem(path, line_in_file, UNRUN)
+            yield Problem(path, page.line(block), UNRUN)
     if fences not in {0, 2 * len(page.blocks)}:
         message = "a fence that is not closed, or not alone on its line; mend it"
         yield Problem(path, docstring.line, message)
+
+
+def told(tree: Tree) -> Iterator[Page]:
+    """Yield what docstrings and notebooks tell, each as the site reads it."""
+    for path in tree.below("snippets", ".py"):
+        for docstring in docstrings(tree, path):
+            yield tree.reader.read(path, docstring.text, docstring.line - 1)
+    for path in tree.below("notebooks", ".ipynb"):
+        try:
+            cells = notebooks.read(tree.root, tree.root / path).cells
+        except CatalogueError:
+            continue  # what cannot be read is another check's matter
+        for cell in cells:
+            if cell.cell_type == "markdown":
+                yield tree.reader.read(path, cell.source, cell.line + TO_SOURCE)
 
 
 def docstrings(tree: Tree, path: str) -> Iterator[Docstring]:

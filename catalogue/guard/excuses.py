@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import ast
-import io
 import re
-import tokenize
 from typing import TYPE_CHECKING
 
-from catalogue.guard.tree import Problem
+from catalogue.guard.commands import Continuous
+from catalogue.guard.tree import PROJECT, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from catalogue.guard.tree import Tree
 
-ROOMS = ("snippets", "tests", "catalogue")
+PLUGIN = "catalogue/plugin.py"
 WAYS_OUT = {
     "SkipTest",
+    "Skipped",
     "_exit",
     "__test__",
+    "add_marker",
+    "applymarker",
     "collect_ignore",
     "collect_ignore_glob",
     "exitonfirst",
@@ -27,7 +29,7 @@ WAYS_OUT = {
     "importorskip",
     "no_type_check",
     "pytest.exit",
-    "pytest_ignore_collect",
+    "pytest_plugins",
     "skip",
     "skipIf",
     "skipTest",
@@ -39,6 +41,18 @@ WAYS_OUT = {
 OPTIONS = re.compile(
     r"^(-k|-m|--deselect|--ignore(-glob)?|--lf|--ff|--runxfail|-x|--maxfail)(=.*)?$"
 )
+SETTINGS = {
+    "addopts",
+    "asyncio_default_fixture_loop_scope",
+    "asyncio_mode",
+    "empty_parameter_set_mark",
+    "filterwarnings",
+    "minversion",
+    "pythonpath",
+    "testpaths",
+    "xfail_strict",
+}
+"""What pytest may be told; by others it does not find all tests."""
 SILENCER = re.compile(
     r"#\s*(type:\s*ignore|noqa|ruff:\s*noqa|flake8:\s*noqa|pragma:\s*no\s*(cover|branch)"
     r"|mypy:|pyright:|pylint:|isort:\s*skip|fmt:\s*(off|skip)|yapf:\s*disable|nosec"
@@ -46,34 +60,44 @@ SILENCER = re.compile(
     re.IGNORECASE,
 )
 NOTEBOOK = re.compile(r"nbval[-_](skip|ignore|raises)", re.IGNORECASE)
+LENIENT = ("allow", "disable", "exclude", "follow", "ignore")
 NOT_RUN = "take it away: a test runs and passes, or it is not there"
 SEEN = "take it away and mend what it hides"
-
-
+CHECKER = r"\b(make|pytest|python3?|mypy|ruff)\b|\$\(\w+\)"
 IGNORED = re.compile(
-    r"^\t@?-|(make|pytest|python3?|mypy|ruff|\$\(\w+\)\S*)\b.*\|\| *(true\b|:|exit 0\b)"
+    rf"^\t@?-|({CHECKER}).*\|\| *(true\b|:|exit 0\b)"
     r"|^\.IGNORE|\bmake +(-\w*[ik]|--ignore-errors|--keep-going)"
+    r"|^(export +)?MAKEFLAGS|^ *paths(-ignore)?:"
     r"|continue-on-error: *true|^[ -]*if: *(false|\$\{\{ *false)|^ *set \+e"
 )
 """How a Makefile, a script or a workflow goes on after a failure."""
+SEQUENCE = re.compile(rf"({CHECKER})[^'\"#|;]*;(?! *\}})")
+PIPE = re.compile(rf"({CHECKER})[^'\"#|;]*\|(?!\|)")
+"""What takes the status of the command after it: make and most shells go by that."""
 
 
 def check(tree: Tree) -> Iterator[Problem]:
     """Yield each mark, option or comment by which something is not checked."""
-    for room in ROOMS:
-        for path in tree.below(room, ".py"):
-            yield from _marks(tree, path)
-            yield from _uncollected(tree, path)
-            yield from _comments(tree, path)
+    for path in (path for path in tree.files if path.endswith(".py")):
+        yield from _marks(tree, path)
+        yield from _uncollected(tree, path)
+        yield from _comments(tree, path)
     for path in tree.below("notebooks", ".ipynb"):
         for number, line in enumerate(tree.text(path).splitlines(), 1):
             if NOTEBOOK.search(line):
                 yield Problem(path, number, f"a cell left out of the check; {NOT_RUN}")
-    yield from _options(tree)
     for path in ["Makefile", *tree.below(".ci", ""), *tree.below(".github", "")]:
+        forms = [IGNORED]
+        if path == "Makefile":
+            forms.append(SEQUENCE)
+        if "pipefail" not in tree.text(path):
+            forms.append(PIPE)
         for number, line in enumerate(tree.text(path).splitlines(), 1):
-            if IGNORED.search(line):
+            if any(form.search(line) for form in forms):
                 yield Problem(path, number, f"a failure here passes; {SEEN}")
+    yield from _options(tree)
+    yield from _types(tree)
+    yield from _recipes(tree)
 
 
 def _marks(tree: Tree, path: str) -> Iterator[Problem]:
@@ -83,12 +107,16 @@ def _marks(tree: Tree, path: str) -> Iterator[Problem]:
             message = "not readable as Python; mend the syntax"
             yield Problem(path, 1, message)
         return
-    if path.startswith("snippets/"):
-        return
     for node in tree.nodes(path):
         for name, line in _names(node):
             if name in WAYS_OUT:
                 yield Problem(path, line, f"{name} leaves something out; {NOT_RUN}")
+        match node:
+            case ast.FunctionDef(name=name, lineno=line) if (
+                name.startswith("pytest_") and path != PLUGIN
+            ):
+                message = "a hook can leave tests out; do it in a fixture"
+                yield Problem(path, line, message)
 
 
 def _uncollected(tree: Tree, path: str) -> Iterator[Problem]:
@@ -135,38 +163,48 @@ def _names(node: ast.AST) -> Iterator[tuple[str, int]]:
 
 
 def _comments(tree: Tree, path: str) -> Iterator[Problem]:
-    text = tree.text(path)
-    if not SILENCER.search(text):
-        return
-    try:
-        tokens = list(tokenize.generate_tokens(io.StringIO(text).readline))
-    except (tokenize.TokenError, SyntaxError):
-        return
-    for token in tokens:
-        found = token.type == tokenize.COMMENT and SILENCER.search(token.string)
+    comments = tree.comments(path) if SILENCER.search(tree.text(path)) else []
+    for comment in comments:
+        found = SILENCER.search(comment.text)
         if found:
             words = " ".join(found.group().lstrip("#").split())
             message = f"{words!r} tells a checker to look away; {SEEN}"
-            yield Problem(path, token.start[0], message)
+            yield Problem(path, comment.line, message)
 
 
 def _options(tree: Tree) -> Iterator[Problem]:
-    path = "pyproject.toml"
-    tools = tree.project.get("tool", {})
-    options = tools.get("pytest", {}).get("ini_options", {})
+    options = tree.project.get("tool", {}).get("pytest", {}).get("ini_options", {})
+    for name in sorted(options.keys() - SETTINGS):
+        message = f"{name} can leave tests out; take it away, or let the guard know it"
+        yield Problem(PROJECT, tree.line_of(PROJECT, name), message)
     if options.get("empty_parameter_set_mark") != "fail_at_collect":
         message = (
             "a test without parameters is skipped; set empty_parameter_set_mark = "
         )
-        line = tree.line_of(path, "[tool.pytest")
-        yield Problem(path, line, f'{message}"fail_at_collect"')
+        line = tree.line_of(PROJECT, "[tool.pytest")
+        yield Problem(PROJECT, line, f'{message}"fail_at_collect"')
+    if options.get("testpaths", ["tests"]) != ["tests"]:
+        message = 'testpaths leaves tests out of every run; make it ["tests"]'
+        yield Problem(PROJECT, tree.line_of(PROJECT, "testpaths"), message)
     added = options.get("addopts", [])
     for word in added.split() if isinstance(added, str) else added:
         if OPTIONS.fullmatch(word):
             message = f"{word} leaves tests out of every run; {NOT_RUN}"
-            yield Problem(path, tree.line_of(path, word), message)
-    for override in tools.get("mypy", {}).get("overrides", []):
-        excuses = [key for key in override if key.startswith(("ignore", "disable"))]
-        for key in excuses:
-            message = f"{key} tells mypy to look away; {SEEN}"
-            yield Problem(path, tree.line_of(path, key), message)
+            yield Problem(PROJECT, tree.line_of(PROJECT, word), message)
+
+
+def _recipes(tree: Tree) -> Iterator[Problem]:
+    for words in Continuous(tree).commands:
+        for word in words[words.index("pytest") :] if "pytest" in words else ():
+            if OPTIONS.fullmatch(word) and not word.startswith("--ignore"):
+                message = f"{word} leaves tests out; {NOT_RUN}"
+                yield Problem("Makefile", tree.line_of("Makefile", word), message)
+
+
+def _types(tree: Tree) -> Iterator[Problem]:
+    mypy = tree.project.get("tool", {}).get("mypy", {})
+    for table in (mypy, *mypy.get("overrides", [])):
+        for key, value in table.items():
+            if value is False or key.startswith(LENIENT):
+                message = f"{key} tells mypy to look away; {SEEN}"
+                yield Problem(PROJECT, tree.line_of(PROJECT, key), message)

@@ -43,7 +43,6 @@ ATTRIBUTES = re.compile(
     re.VERBOSE,
 )
 ALIGNED = re.compile(r"text-align: (left|right|center);")
-OTHER_PAGES = re.compile(r"\.(html?|xhtml|markdown|mdown|mkdn?|mdx|rst|txt)$")
 HIDDEN_CODE = re.compile(r"`{3}|~{3}|</?[a-z]+|\n\s*\n|\n {4}|\n\t")
 CODE_TAGS = "(pre|code|samp|tt|kbd|xmp|listing|plaintext|textarea)"
 MARKED_UP = re.compile(rf"(?i)<{CODE_TAGS}\b|createElement\(.{CODE_TAGS}\b")
@@ -52,14 +51,17 @@ SHELL = re.compile(
     r"(\$|>>>|curl|docker|git|pip|psql|python3?|redis-cli|uv) \S+( \S+){0,9}"
 )
 STATEMENTS = (
+    ast.Assert,
     ast.Assign,
     ast.AsyncFor,
     ast.AsyncFunctionDef,
     ast.AsyncWith,
     ast.AugAssign,
     ast.ClassDef,
+    ast.Delete,
     ast.For,
     ast.FunctionDef,
+    ast.If,
     ast.Import,
     ast.ImportFrom,
     ast.Raise,
@@ -76,9 +78,6 @@ def check(tree: Tree) -> Iterator[Problem]:
         yield from _markup(page)
         yield from _prose(page)
         yield from _front_matter(tree, page)
-    for path in tree.below("docs", ""):
-        if OTHER_PAGES.search(path):
-            yield Problem(path, 1, "not a page in Markdown named .md; make it one")
     for path in [*tree.below("overrides", ""), *tree.below("docs/assets", ".js")]:
         for number, line in enumerate(tree.text(path).splitlines(), 1):
             if MARKED_UP.search(line):
@@ -170,21 +169,10 @@ def _is_statement(line: str) -> bool:
 
 
 def _front_matter(tree: Tree, page: Page) -> Iterator[Problem]:
-    for text in _strings(page.meta):
+    for text in page.fields:
         found = HIDDEN_CODE.search(text)
         if found:
             words = found.group().strip() or text.split("\n")[0]
             line = tree.line_of(page.path, words)
             message = "markup in the front matter; say it in the page's text"
             yield Problem(page.path, line, message)
-
-
-def _strings(value: object) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for one in value.values():
-            yield from _strings(one)
-    elif isinstance(value, list):
-        for one in value:
-            yield from _strings(one)

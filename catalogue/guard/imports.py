@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from catalogue.guard.tree import Tree
 
 OWN = "snippets"
+FOLDER = re.compile(rf"{OWN}(\.\w+)?|importlib")
+"""From these, modules are imported by name."""
 ONLY_IN_USAGE = "fakeredis"
 HIDDEN_IMPORTS = {"__builtins__", "__import__", "compile", "eval", "exec"}
 HIDDEN_MODULES = {"builtins", "imp", "importlib", "pkgutil", "runpy", "zipimport"}
@@ -112,15 +114,10 @@ def _imported(node: ast.AST) -> Iterator[str]:
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-        if node.module == OWN or node.module.count(".") == 1:
-            yield from (_deeper(node.module, alias.name) for alias in node.names)
+        if FOLDER.fullmatch(node.module):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
         else:
             yield node.module
-
-
-def _deeper(module: str, name: str) -> str:
-    """Return the module that `from module import name` needs, among our own."""
-    return f"{module}.{name}" if module.partition(".")[0] == OWN else module
 
 
 def _import_fault(tree: Tree, name: str, allowed: set[str]) -> str | None:
@@ -161,8 +158,12 @@ def _hidden_fault(node: ast.AST, path: str) -> str | None:
     if isinstance(node, ast.Name) and node.id in HIDDEN_IMPORTS:
         return f"{node.id} runs what nobody sees; import it by name"
     teaches = not path.endswith(("_usage.py", "_naive.py"))
-    if isinstance(node, ast.Attribute) and teaches:
-        name = ast.unparse(node)
+    names: list[str] = []
+    if isinstance(node, ast.Attribute):
+        names = [ast.unparse(node)]
+    elif isinstance(node, ast.ImportFrom):
+        names = [f"{node.module}.{alias.name}" for alias in node.names]
+    for name in names if teaches else ():
         if name in ENVIRONMENT:
             return f"{name} is not a snippet's to read; make it a parameter"
     return None
@@ -190,7 +191,7 @@ def _deeds(path: str, statement: ast.stmt, values: set[str]) -> Iterator[Problem
                 if not isinstance(inner, ast.Assign | ast.AnnAssign):
                     yield from _deeds(path, inner, values)
             return
-        case ast.If(test=test) if _is_guard(test, path):
+        case ast.If(test=test, orelse=[]) if _is_guard(test, path):
             return
         case ast.Assign() | ast.AnnAssign():
             if not path.endswith(("_naive.py", "_usage.py")):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import re
-import tokenize
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
@@ -16,7 +14,7 @@ from catalogue.guard.settings import INCLUDING
 from catalogue.guard.tree import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from catalogue.guard.page import Include, Page
     from catalogue.guard.tree import Tree
@@ -39,15 +37,13 @@ MARKER = re.compile(r"# --8<-- \[(?P<edge>start|end):(?P<name>[a-z][\w-]*)\]")
 class Sections:
     """The named sections of one file."""
 
-    def __init__(self, text: str, *, python: bool) -> None:
-        """Find the markers among the comments of `text`."""
+    def __init__(self, comments: Iterable[tuple[int, str]]) -> None:
+        """Find the markers among the comments that hold include notation."""
         self.spans: dict[str, tuple[int, int]] = {}
         self.faults: list[tuple[int, str]] = []
         self.marks: set[int] = set()
         opened: dict[str, int] = {}
-        if not NOTATION.search(text):
-            return
-        for number, comment in _comments(text, python=python):
+        for number, comment in comments:
             found = MARKER.fullmatch(comment)
             if found is None:
                 fault = "cannot be read as a marker; write # --8<-- [start:name]"
@@ -90,7 +86,18 @@ def check(tree: Tree) -> Iterator[Problem]:
 
 def sections_of(tree: Tree, path: str) -> Sections:
     """Return the named sections of a file."""
-    return Sections(tree.text(path), python=path.endswith(".py"))
+    if not NOTATION.search(tree.text(path)):
+        return Sections([])
+    lines = (
+        [(one.line, one.text, one.alone) for one in tree.comments(path)]
+        if path.endswith(".py")
+        else [(n, line, True) for n, line in enumerate(tree.text(path).split("\n"), 1)]
+    )
+    return Sections(
+        (number, text.strip() if alone else "")
+        for number, text, alone in lines
+        if NOTATION.search(text)
+    )
 
 
 def included_text(tree: Tree, include: Include) -> str:
@@ -143,11 +150,11 @@ def _fault(tree: Tree, page: Page, include: Include) -> str | None:
 
 def _text_fault(tree: Tree, page: Page, include: Include) -> str | None:
     path = include.path
-    if (tree.root / path).resolve() != tree.root.resolve() / path:
-        return f"{path} is a link to another place; make it a file"
     if include.section and include.section not in sections_of(tree, path).spans:
         return f"{path} has no closed section {include.section}; correct the name"
     expected = included_text(tree, include)
+    if not expected.strip():
+        return f"{include.target} has no text to show; write it"
     if path.startswith("snippets/") and (
         include.section is None and expected != tree.text(path)
     ):
@@ -186,19 +193,3 @@ def _fragment_fault(tree: Tree, page: Page, path: str) -> str | None:
 
 def _is_allowed(path: str) -> bool:
     return bool(RUN.fullmatch(path) or CONFIGURATION.fullmatch(path))
-
-
-def _comments(text: str, *, python: bool) -> Iterator[tuple[int, str]]:
-    """Yield the line and the words of each comment that holds include notation."""
-    if not python:
-        for number, line in enumerate(text.splitlines(), 1):
-            if NOTATION.search(line):
-                yield number, line.strip()
-        return
-    try:
-        for token in tokenize.generate_tokens(io.StringIO(text).readline):
-            if token.type == tokenize.COMMENT and NOTATION.search(token.string):
-                alone = not token.line[: token.start[1]].strip()
-                yield token.start[0], token.string if alone else token.line.strip()
-    except (tokenize.TokenError, SyntaxError):
-        return

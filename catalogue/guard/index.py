@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 ROOMS = ("snippets", "tests", "catalogue")
 ABOUT_THE_CATALOGUE = ("tests/drift/", "tests/site/", "tests/examples/")
-KEYWORDS = {*keyword.kwlist, *keyword.softkwlist, *dir(builtins)}
+JSON = {"false", "null", "true"}
+KEYWORDS = {*keyword.kwlist, *keyword.softkwlist, *dir(builtins), *JSON}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -52,6 +53,7 @@ class Index:
             return
         dotted = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
         self.modules[dotted] = path
+        self.identifiers.add(dotted.rpartition(".")[2])
         for statement in module.body:
             for name in _bound(statement):
                 self.definitions[name].append(statement)

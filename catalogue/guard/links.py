@@ -1,4 +1,4 @@
-"""Kind 5: a link in raw HTML, which the strict build of the site does not look at."""
+"""Kind 5: a link that the strict build of the site does not look at."""
 
 from __future__ import annotations
 
@@ -15,18 +15,34 @@ if TYPE_CHECKING:
     from catalogue.guard.page import Page
     from catalogue.guard.tree import Tree
 
-RAW = re.compile(r"""<[a-zA-Z][^>]*?\b(?:href|src|action)\s*=\s*["']?([^"'\s>]+)""")
+RAW = re.compile(r"""(?i)<[a-z][^>]*?\b(?:href|src|action)\s*=\s*["']?([^"'\s>]+)""")
 
 
 def check(tree: Tree) -> Iterator[Problem]:
-    """Yield each link in raw HTML that leads to no page, file or heading."""
+    """Yield each link in raw HTML, or outside the site, that leads to nothing."""
+    for page in tree.notes:
+        yield from _in_notes(tree, page)
     for page in tree.pages:
-        for number, line in enumerate(page.lines, 1):
-            for target in RAW.findall(line) if number >= page.first else ():
-                fault = _fault(tree, page, target)
-                if fault:
-                    message = f"the link {target} {fault}; write a Markdown link"
-                    yield Problem(page.path, number, message)
+        text = "\n".join(page.lines[page.first - 1 :])
+        for found in RAW.finditer(text):
+            fault = _fault(tree, page, found[1])
+            if fault:
+                number = page.first + text.count("\n", 0, found.start(1))
+                message = f"the link {found[1]} {fault}; write a Markdown link"
+                yield Problem(page.path, number, message)
+
+
+def _in_notes(tree: Tree, page: Page) -> Iterator[Problem]:
+    """Yield each relative link of a file that people read where it stands."""
+    for link in page.soup.find_all("a", href=True):
+        target = str(link["href"])
+        parts = urlsplit(target)
+        path = posixpath.normpath(
+            posixpath.join(posixpath.dirname(page.path), parts.path)
+        )
+        if not parts.scheme and parts.path and not (tree.root / path).exists():
+            message = f"the link {target} leads nowhere; correct it"
+            yield Problem(page.path, page.locate(target), message)
 
 
 def _fault(tree: Tree, page: Page, target: str) -> str | None:

@@ -13,8 +13,11 @@ if TYPE_CHECKING:
 
     from catalogue.guard.tree import Tree
 
-SOURCE = "docs/matrix.yaml"
-SCORE = re.compile(r"\b\d+(\.\d+)? ?(%|per ?cent\b|(out )?of \d+\b|/ ?\d+\b)")
+COMPARING = ("docs/compare/", "docs/index.md")
+SCORE = re.compile(
+    r"\b(?P<number>\d+(\.\d+)?)"
+    r"\s*(%|per\s?cent\b|(out\s+)?of\s+\d+\b|/\s*\d+\b)"
+)
 
 
 def check(tree: Tree) -> Iterator[Problem]:
@@ -22,11 +25,11 @@ def check(tree: Tree) -> Iterator[Problem]:
     for error in matrix.problems(tree.root, tree.patterns, record.load(tree.root)):
         yield Problem.of(error)
     for page in tree.pages:
-        if not page.path.startswith("docs/compare/"):
+        if not page.path.startswith(COMPARING):
             continue
-        for text in page.prose:
+        for text in page.said:
             found = SCORE.search(text)
             if found:
-                words = found.group()
+                words = " ".join(found.group().split())
                 message = f"the score {words!r} is typed; include the computed one"
-                yield Problem(page.path, page.locate(words), message)
+                yield Problem(page.path, page.place(found), message)

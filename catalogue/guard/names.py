@@ -7,16 +7,17 @@ import re
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING
 
+from catalogue.guard.docstrings import told
 from catalogue.guard.index import KEYWORDS, Index
 from catalogue.guard.tree import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from catalogue.guard.page import Code, Page
     from catalogue.guard.tree import Tree
 
 LONGEST = 70
-README = "README.md"
 TICKED = re.compile(r"`([^`\n]+)`")
 LITERAL = re.compile(
     r"""
@@ -41,8 +42,15 @@ SUFFIX = re.compile(
     r"\.(cfg|css|html|ini|ipynb|js|json|lock|md|mmd|py|sh|toml|txt|yaml|yml)$"
 )
 PATH = re.compile(r"[\w.<>*{}-]+(/[\w.<>*{}-]+)*/?")
-LEADING = re.compile(r"(await|raise|except|yield|yield from|async with|with|@|\*\*?) ?")
+LEADING = re.compile(
+    r"(await|raise|except|yield|yield from|async with|with) |(@|\*\*?) ?"
+)
 ARGUMENT = re.compile(r"(?P<name>[a-z]\w*)=(?P<value>\S+)")
+OURS = re.compile(
+    r"(snippets\.[\w.]+|[A-Z]\w+(\.\w+)+|([A-Z][a-z0-9]+){2,}|[a-z]\w*_\w+)(\(\))?"
+)
+"""What is surely a name in code; elsewhere than on a page the rest may be data."""
+DRAWN = re.compile(r"[A-Za-z_][\w.]*\w(?:\(\))?")
 UNREADABLE = "neither a name nor a literal that can be checked; say it in words"
 TYPED = "code typed into the text; say it in words, or show a file that a test runs"
 
@@ -50,32 +58,38 @@ TYPED = "code typed into the text; say it in words, or show a file that a test r
 def check(tree: Tree) -> Iterator[Problem]:
     """Yield each piece of inline code which is neither a known name nor a literal."""
     judge = Judge(tree)
-    pages = [*tree.pages, *([tree.page(README)] if README in tree.files else [])]
-    for page in pages:
-        for span in page.spans:
-            fault = None if span.include else judge.fault(span.text)
-            if fault:
-                message = f"`{span.text}`: {fault}"
-                yield Problem(page.path, page.line(span), message)
-        for text in _strings(page.meta):
-            for words in TICKED.findall(text):
-                fault = judge.fault(words)
-                if fault:
-                    line = tree.line_of(page.path, f"`{words}`")
-                    yield Problem(page.path, line, f"`{words}`: {fault}")
+    for page in [*tree.pages, *tree.notes]:
+        yield from _spans(judge, page, page.spans)
+        yield from _fields(tree, judge, page)
         for text in page.prose:
             for name in re.findall(r"^::: (\S+)", text, re.MULTILINE):
                 if not judge.index.resolves(name):
                     message = f"there is no {name}; correct the name"
                     yield Problem(page.path, page.locate(f"::: {name}"), message)
+    for page in told(tree):
+        ours = [span for span in page.spans if OURS.fullmatch(span.text)]
+        yield from _spans(judge, page, ours)
+    for path in tree.below("docs", ".mmd"):
+        for number, line in enumerate(tree.text(path).split("\n"), 1):
+            for word in filter(OURS.fullmatch, DRAWN.findall(line)):
+                if fault := judge.fault(word):
+                    yield Problem(path, number, f"{word}: {fault}")
 
 
-def _strings(value: object) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for one in value.values() if isinstance(value, dict) else value:
-            yield from _strings(one)
+def _spans(judge: Judge, page: Page, spans: list[Code]) -> Iterator[Problem]:
+    for span in spans:
+        fault = None if span.include else judge.fault(span.text)
+        if fault:
+            yield Problem(page.path, page.line(span), f"`{span.text}`: {fault}")
+
+
+def _fields(tree: Tree, judge: Judge, page: Page) -> Iterator[Problem]:
+    for text in page.fields:
+        for words in TICKED.findall(text):
+            fault = judge.fault(words)
+            if fault:
+                line = tree.line_of(page.path, f"`{words}`")
+                yield Problem(page.path, line, f"`{words}`: {fault}")
 
 
 class Judge:

@@ -12,20 +12,28 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import markdown
 from bs4 import BeautifulSoup
 from bs4.element import NavigableString, PreformattedString
 from mkdocs.utils.meta import get_data
 
-from catalogue.guard.configuration import INCLUDER, extensions
+from catalogue.errors import CatalogueError
+from catalogue.guard.configuration import INCLUDER, SITE, extensions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 NOTATION = re.compile(r"-+8<-+")
 DIRECTIVE = re.compile(r'(?P<indent>[ \t]*)--8<-- "(?P<target>[^"\\]+)"')
-TARGET = re.compile(r"(?P<path>[\w.][\w./-]*)(?::(?P<section>[A-Za-z][\w-]*))?")
+TARGET = re.compile(
+    r"(?P<path>(?!.*\.\.)[\w.][\w./-]*)(?::(?P<section>[A-Za-z][\w-]*))?"
+)
 WORD = re.compile(r"zqinclude(\d+)zq")
 CODE = ["pre", "code"]
+INLINE = {"a", "abbr", "code", "del", "em", "ins", "mark", "small", "span", "strong"}
+"""The elements that do not part the words around them."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,8 @@ class Page:
     headings: list[Heading] = field(default_factory=list)
     shown: list[tuple[Include, bool]] = field(default_factory=list)
     """The includes in the order of the page, and whether each lands in code."""
+    offset: int = 0
+    """How many lines of its file stand before the text."""
     _seen: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     @property
@@ -101,9 +111,29 @@ class Page:
         return [include for include in self.includes if include not in shown]
 
     @property
+    def fields(self) -> list[str]:
+        """The texts in the front matter."""
+        return list(_strings(self.meta))
+
+    @property
     def words(self) -> int:
         """How many words of prose the page holds."""
         return sum(len(text.split()) for text in self.prose)
+
+    @property
+    def said(self) -> list[str]:
+        """What the page says: its paragraphs, with code in them, and front matter."""
+        paragraphs: list[str] = []
+        last = None
+        for string in self.soup.find_all(string=True):
+            if isinstance(string, PreformattedString) or string.find_parent("pre"):
+                continue
+            block = next(one for one in string.parents if one.name not in INLINE)
+            if block is not last:
+                paragraphs.append("")
+            paragraphs[-1] += string
+            last = block
+        return paragraphs + self.fields
 
     def line(self, code: Code) -> int:
         """Return the line on which a piece of code stands."""
@@ -130,8 +160,17 @@ class Page:
             if first and found:
                 nth = min(self._seen[form], len(found) - 1)
                 self._seen[form] += 1
-                return found[nth]
-        return min(self.first, max(len(self.lines), 1))
+                return found[nth] + self.offset
+        return min(self.first, max(len(self.lines), 1)) + self.offset
+
+    def place(self, found: re.Match[str]) -> int:
+        """Return the line of what was found in what the page says.
+
+        Where markup parts the words, its line is that of the group `number`.
+        """
+        words = found.group()
+        whole = any(words in line for _, line in self._unescaped)
+        return self.locate(words if whole else found["number"])
 
     @cached_property
     def _unescaped(self) -> list[tuple[int, str]]:
@@ -149,14 +188,19 @@ class Reader:
         """Load the extensions that the site's configuration names."""
         wanted = dict(extensions(configuration))
         wanted.pop(INCLUDER, None)
-        self._markdown = markdown.Markdown(
-            extensions=list(wanted), extension_configs=wanted
-        )
-        self._cached = lru_cache(maxsize=1024)(self._read)
+        try:
+            self._markdown = markdown.Markdown(
+                extensions=list(wanted), extension_configs=wanted
+            )
+        except (ImportError, AttributeError, KeyError, TypeError) as error:
+            message = f"{SITE}:1: an extension cannot be loaded: {error}; correct it"
+            raise CatalogueError(message) from error
+        self._cached = lru_cache(maxsize=4096)(self._read)
 
-    def read(self, path: str, text: str) -> Page:
-        """Return what the site makes of `text`, the Markdown of `path`."""
-        return replace(self._cached(path, text), _seen=defaultdict(int))
+    def read(self, path: str, text: str, offset: int = 0) -> Page:
+        """Return what the site makes of the Markdown below line `offset` of `path`."""
+        page = self._cached(path, text)
+        return replace(page, offset=offset, _seen=defaultdict(int))
 
     def _read(self, path: str, text: str) -> Page:
         body, meta = get_data(text)
@@ -176,7 +220,7 @@ class Reader:
         self._markdown.reset()
         page = Page(
             path=path,
-            lines=text.splitlines(),
+            lines=text.removesuffix("\n").split("\n"),
             first=skipped + 1,
             meta=meta,
             soup=BeautifulSoup(
@@ -220,3 +264,12 @@ def _sort(page: Page) -> None:
 def _is_file_name(string: NavigableString) -> bool:
     """Whether the text is the title of a block of code."""
     return string.parent is not None and string.parent.get("class") == ["filename"]
+
+
+def _strings(value: object) -> Iterator[str]:
+    """Yield the texts of a front matter."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _strings(one)

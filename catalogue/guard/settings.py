@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 
 INCLUDING = {"base_path": ["."], "check_paths": True}
 """What the site's includer must be set to: nothing fetched, added or left out."""
+FOREIGN = {
+    "copyright": "it is HTML that stands on every page",
+    "docs_dir": "pages in another folder are not checked",
+    "hooks": "a hook can change what a page shows",
+}
+OVERRIDES = "overrides"
 PLUGINS = {"mkdocstrings", "search"}
 VALIDATED = {
     "nav": ("omitted_files", "not_found", "absolute_links"),
@@ -38,15 +44,20 @@ def _faults(tree: Tree) -> Iterator[tuple[str, str]]:
     including = extensions(tree.config).get(INCLUDER)
     if including != INCLUDING:
         yield INCLUDER, f"{INCLUDER} is set to {including}; set it to {INCLUDING}"
-    if "hooks" in tree.config:
-        yield "hooks:", "a hook can change what a page shows; remove it"
-    for plugin in tree.config.get("plugins", []):
+    for key, what in FOREIGN.items():
+        if key in tree.config:
+            yield f"{key}:", f"{what}; remove it"
+    theme = tree.config.get("theme")
+    if isinstance(theme, dict) and theme.get("custom_dir", OVERRIDES) != OVERRIDES:
+        yield "custom_dir:", f"templates belong into {OVERRIDES}; move them there"
+    for plugin in tree.config.get("plugins") or ():
         name = plugin if isinstance(plugin, str) else next(iter(plugin))
         if name not in PLUGINS:
             yield name, f"the plugin {name} can change what a page shows; remove it"
-    validation = tree.config.get("validation", {})
+    validation = tree.config.get("validation") or {}
     for group, names in VALIDATED.items():
         for name in names:
-            if validation.get(group, {}).get(name) != "warn":
+            settings = validation.get(group)
+            if not isinstance(settings, dict) or settings.get(name) != "warn":
                 message = f"{group}.{name} is not validated; set it to warn"
                 yield f"{group}:", message

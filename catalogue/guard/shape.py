@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from catalogue.errors import CatalogueError
 from catalogue.guard.tree import Problem
+from catalogue.patterns import read_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,6 +39,11 @@ def check(tree: Tree) -> Iterator[Problem]:
         if count > limit:
             message = f"{count} lines, more than {limit}; it is two patterns, or wordy"
             yield Problem(path, limit + 1, message)
+    for page in tree.pages:
+        try:
+            read_fields(tree.root, page.path)
+        except CatalogueError as error:
+            yield Problem.of(error)
     for pattern in tree.patterns:
         if pattern.page in tree.files:
             page = tree.page(pattern.page)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import ast
+import io
 import os
 import re
+import tokenize
 import tomllib
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -20,13 +24,14 @@ from catalogue.guard.page import Page, Reader
 from catalogue.patterns import Pattern, discover
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
 PLACED = re.compile(r"(?P<path>[^:\n]+):(?P<line>\d+): (?P<message>.+)", re.DOTALL)
-GENERATED = {"build", "node_modules", "__pycache__"}
-GENERATED_DOCS = "docs/data/"
+GENERATED = {"build", "docs/data", "tests/site/node_modules"}
 HIDDEN_ROOMS = {".ci", ".github"}
-PIN = re.compile(r"(?m)^(?P<name>[A-Za-z0-9][\w.-]*)==(?P<version>[^\s;\\]+)")
+PIN = re.compile(r"(?m)^(?P<name>[A-Za-z0-9][\w.-]*)==(?P<version>\d[\w.!+]*)")
+PROJECT = "pyproject.toml"
+T = TypeVar("T")
 
 
 @cache
@@ -42,6 +47,28 @@ def _parsed(text: str) -> tuple[ast.Module | None, list[ast.AST]]:
     except (SyntaxError, ValueError):
         return None, []
     return module, list(ast.walk(module))
+
+
+@dataclass(frozen=True)
+class Comment:
+    """A comment of a Python file, and whether it has its line to itself."""
+
+    line: int
+    text: str
+    alone: bool
+
+
+@lru_cache(maxsize=1024)
+def _comments(text: str) -> list[Comment]:
+    """Return a module's comments, none if it is no Python."""
+    try:
+        return [
+            Comment(one.start[0], one.string, not one.line[: one.start[1]].strip())
+            for one in tokenize.generate_tokens(io.StringIO(text).readline)
+            if one.type == tokenize.COMMENT
+        ]
+    except (tokenize.TokenError, SyntaxError):
+        return []
 
 
 @dataclass(frozen=True, order=True)
@@ -80,19 +107,21 @@ class Tree:
 
     @cached_property
     def files(self) -> list[str]:
-        """Every file of the project that is not generated, relative to the root."""
-        found = []
+        """Every file and link that is not generated, relative to the root."""
+        found: list[str] = []
         for folder, folders, names in os.walk(self.root):
+            relative = os.path.relpath(folder, self.root).replace(os.sep, "/")
+            prefix = "" if relative == "." else f"{relative}/"
             folders[:] = [
                 name
                 for name in folders
-                if name not in GENERATED
+                if prefix + name not in GENERATED
+                and name != "__pycache__"
                 and (not name.startswith(".") or name in HIDDEN_ROOMS)
             ]
-            relative = os.path.relpath(folder, self.root).replace(os.sep, "/")
-            prefix = "" if relative == "." else f"{relative}/"
-            found += [prefix + name for name in names]
-        return sorted(path for path in found if not path.startswith(GENERATED_DOCS))
+            links = [name for name in folders if (Path(folder) / name).is_symlink()]
+            found += [prefix + name for name in (*names, *links)]
+        return sorted(found)
 
     def below(self, room: str, suffix: str) -> list[str]:
         """Return the files in a room whose names end in `suffix`."""
@@ -116,6 +145,10 @@ class Tree:
         """Return every node of a Python file's syntax tree."""
         return _parsed(self.text(path))[1]
 
+    def comments(self, path: str) -> list[Comment]:
+        """Return every comment of a Python file."""
+        return _comments(self.text(path))
+
     @cached_property
     def patterns(self) -> list[Pattern]:
         """Every pattern of the tree."""
@@ -125,6 +158,12 @@ class Tree:
     def pages(self) -> list[Page]:
         """Every page of the site."""
         return [self.page(path) for path in self.below("docs", ".md")]
+
+    @property
+    def notes(self) -> list[Page]:
+        """Every Markdown file that is no page of the site, such as README."""
+        paths = [path for path in self.files if path.endswith(".md")]
+        return [self.page(path) for path in paths if not path.startswith("docs/")]
 
     def page(self, path: str) -> Page:
         """Return a Markdown file as the site reads it."""
@@ -145,11 +184,10 @@ class Tree:
     @cached_property
     def project(self) -> dict[str, Any]:
         """The tables of pyproject.toml; an unreadable one is a `CatalogueError`."""
-        path = "pyproject.toml"
         try:
-            return tomllib.loads(self.text(path))
+            return tomllib.loads(self.text(PROJECT))
         except tomllib.TOMLDecodeError as error:
-            raise CatalogueError(f"{path}:1: it is not TOML: {error}") from error
+            raise CatalogueError(f"{PROJECT}:1: it is not TOML: {error}") from error
 
     def requirements(self, *extras: str) -> dict[str, Requirement]:
         """Return what is declared: what the snippets need, and what each extra adds."""
@@ -158,8 +196,22 @@ class Tree:
         texts = list(table.get("dependencies", []))
         for extra in extras:
             texts += optional.get(extra, [])
-        declared = [Requirement(text) for text in texts]
+        declared = [self._declared(Requirement, text) for text in texts]
         return {canonicalize_name(one.name): one for one in declared}
+
+    def _declared(self, kind: Callable[[str], T], text: str) -> T:
+        try:
+            return kind(text)
+        except ValueError as error:
+            reason = str(error).partition("\n")[0]
+            message = f"{PROJECT}:{self.line_of(PROJECT, text)}: {text!r}: {reason}"
+            raise CatalogueError(message) from error
+
+    @property
+    def pythons(self) -> SpecifierSet:
+        """The versions of Python that the project is for."""
+        wanted = self.project.get("project", {}).get("requires-python", "")
+        return self._declared(SpecifierSet, wanted)
 
     @property
     def extras(self) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from typing import TYPE_CHECKING
 
 from catalogue.guard.tree import Problem
@@ -20,8 +21,11 @@ ENTRY = 'end it with `if __name__ == "__main__":` and a call of main()'
 def check(tree: Tree) -> Iterator[Problem]:
     """Yield each usage module which does not run and show what it printed.
 
-    What its outputs should be, only running it tells: that is for tests/examples.
+    What its outputs should be, only running it tells: that is for tests/examples. Where
+    nothing is recorded, what looks like an output is a claim that nobody compares.
     """
+    for path in [*tree.below("snippets", ".py"), *tree.below("tests", ".py")]:
+        yield from _idle_outputs(tree, path)
     for path in tree.below("snippets", "_usage.py"):
         module = tree.module(path)
         if module is None:
@@ -39,6 +43,18 @@ def check(tree: Tree) -> Iterator[Problem]:
             elif isinstance(node, ast.Call) and _is_sleep(node):
                 message = "an example must not sleep; wait for an event"
                 yield Problem(path, node.lineno, message)
+
+
+def _idle_outputs(tree: Tree, path: str) -> Iterator[Problem]:
+    for comment in tree.comments(path) if OUTPUT in tree.text(path) else ():
+        if not re.match(rf"{OUTPUT}( |$)", comment.text):
+            continue
+        if not path.endswith("_usage.py"):
+            message = "an output that no print gave; only an example records outputs"
+            yield Problem(path, comment.line, message)
+        elif not comment.alone:
+            message = "an output beside code is not compared; run make fix, and drop it"
+            yield Problem(path, comment.line, message)
 
 
 def _calls_main(module: ast.Module) -> bool:

@@ -6,11 +6,11 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from catalogue.guard.commands import Continuous
-from catalogue.guard.tree import Problem
+from catalogue.guard.docstrings import told
+from catalogue.guard.tree import PROJECT, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,10 +20,14 @@ if TYPE_CHECKING:
     from catalogue.guard.page import Page
     from catalogue.guard.tree import Tree
 
-PROJECT = "pyproject.toml"
 PINS = "requirements.txt"
 LOWEST = "test-lowest"
 NUMBER = r"(?P<number>\d+(?:\.\d+)*)(?![\d-])"
+BETWEEN = (
+    r"(?:['\u2019]s)?(?:\s+(?:version\s+)?(?:v\.?\s*)?|\s*\((?=\d+\.)"
+    r"|[\s,(]*(?:version\s+|==\s*|(?P<bound>[≥~]|[~>]=)\s*))"
+)
+"""What may stand between a name and its version: a bound means the lowest one."""
 SERVERS = {"postgres": "PostgreSQL", "redis": "Redis", "rabbitmq": "RabbitMQ"}
 """The servers of the workflow, by the name of their image."""
 CALLED = {"redis": "redis-py", "mkdocs-material": "Material for MkDocs"}
@@ -36,6 +40,7 @@ class Named:
     """Something that prose may name with a version, and the versions in use."""
 
     versions: list[str]
+    lowest: str = ""
     declared: bool = True
     """Whether even a whole number behind the name is meant as a version."""
 
@@ -47,9 +52,8 @@ def check(tree: Tree) -> Iterator[Problem]:
     used = dict(_used(tree))
     longest_first = sorted(used, key=len, reverse=True)
     names = "|".join(re.escape(name).replace(r"\-", "[- ]") for name in longest_first)
-    form = re.compile(rf"(?i)(?<![\w-])(?P<name>{names})(?: version)? v?{NUMBER}")
-    outside = [p for p in tree.files if p.endswith(".md") and not p.startswith("docs/")]
-    for page in [*tree.pages, *(tree.page(path) for path in outside)]:
+    form = re.compile(rf"(?i)(?<![\w-])(?P<name>{names}){BETWEEN}{NUMBER}")
+    for page in [*tree.pages, *tree.notes, *told(tree)]:
         yield from _named(page, form, used)
 
 
@@ -58,28 +62,33 @@ def _used(tree: Tree) -> Iterator[tuple[str, Named]]:
     declared = tree.requirements(*tree.extras)
     for name, version in tree.pins.items():
         called = CALLED.get(name, name).lower().replace(" ", "-")
-        yield called, Named([str(version)], declared=name in declared)
+        lowest = _lowest(declared[name]) if name in declared else None
+        yield called, Named([str(version)], str(lowest or ""), name in declared)
     text = "\n".join(tree.text(path) for path in tree.below(WORKFLOWS, ""))
     for image, name in SERVERS.items():
         found = re.findall(rf"image: {image}:(\d+(?:\.\d+)*)", text)
         if found:
-            yield name.lower(), Named(found)
+            yield from ((one, Named(found)) for one in {image, name.lower()})
     pythons = re.findall(r"\b3\.\d+\b", "".join(re.findall(r"python.*:.*", text)))
-    yield "python", Named(sorted(set(pythons)))
+    versions = sorted(set(pythons), key=Version)
+    yield "python", Named(versions, versions[0] if versions else "")
 
 
 def _named(
     page: Page, form: re.Pattern[str], used: dict[str, Named]
 ) -> Iterator[Problem]:
-    for text in page.prose:
+    for text in page.said:
         for found in form.finditer(text):
             number = found["number"]
             named = used[found["name"].lower().replace(" ", "-")]
             is_version = named.declared or "." in number
-            if is_version and not any(_is_part(number, one) for one in named.versions):
-                versions = ", ".join(named.versions)
-                message = f"{found.group()}: in use is {versions}; say that"
-                yield Problem(page.path, page.locate(found.group()), message)
+            versions = (
+                [named.lowest] if found["bound"] and named.lowest else named.versions
+            )
+            if is_version and not any(_is_part(number, one) for one in versions):
+                words = " ".join(found.group().split())
+                message = f"{words}: in use is {', '.join(versions)}; say that"
+                yield Problem(page.path, page.place(found), message)
 
 
 def _is_part(number: str, version: str) -> bool:
@@ -104,8 +113,7 @@ def _bounds(tree: Tree) -> Iterator[Problem]:
         elif lowest > pinned or not requirement.specifier.contains(pinned):
             message = f"{requirement} is not {pinned}, which {PINS} pins; correct it"
             yield Problem(PROJECT, line, message)
-    wanted = tree.project.get("project", {}).get("requires-python", "")
-    if not SpecifierSet(wanted):
+    if not tree.pythons:
         yield Problem(PROJECT, 1, "requires-python is missing; declare the lowest")
 
 

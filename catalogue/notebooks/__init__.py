@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 from markdown import Markdown
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
+from catalogue import sources
 from catalogue.errors import CatalogueError
 
 RAISES = "raises-exception"
@@ -87,7 +88,7 @@ def discover(root: Path) -> list[Path]:
 
 def read(root: Path, path: Path) -> Notebook:
     """Return the notebook; one that cannot be read raises `CatalogueError`."""
-    text = path.read_text("utf-8")
+    text = sources.read(root, path.relative_to(root).as_posix())
     try:
         notebook = Notebook.model_validate_json(text)
     except ValidationError as error:
@@ -175,7 +176,7 @@ def _page(root: Path, path: Path) -> Path:
     """Return the page which shows the notebook."""
     include = f'"build/fragments/notebooks/{path.stem}.md"'
     for page in sorted((root / "docs").rglob("*.md")):
-        if include in page.read_text("utf-8"):
+        if include in sources.read(root, page.relative_to(root).as_posix()):
             return page
     raise _wrong(root, path, 1, f"no page shows it; include {include} in one")
 
@@ -221,7 +222,9 @@ def _html(text: str) -> tuple[str, bool]:
 def _code_problems(cell: Cell, number: int, defined: dict[str, str]) -> list[str]:
     found: list[str] = []
     fix = "run `make fix`"
-    if cell.execution_count is None:
+    if not cell.source.strip():
+        found.append("an empty cell, which cannot be run; remove it")
+    elif cell.execution_count is None:
         found.append(f"a code cell that was never run; {fix}")
     elif cell.execution_count != number:
         found.append(f"cell {number} was run as number {cell.execution_count}; {fix}")
@@ -258,17 +261,9 @@ def _defined_in_snippets(root: Path) -> dict[str, str]:
         node.name: path.relative_to(root).as_posix()
         for path in paths
         if not path.stem.endswith(("_usage", "_wiring"))
-        for node in _parsed(root, path).body
+        for node in sources.parse(root, path.relative_to(root).as_posix()).body
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
     }
-
-
-def _parsed(root: Path, path: Path) -> ast.Module:
-    try:
-        return ast.parse(path.read_text("utf-8"))
-    except SyntaxError as error:
-        message = f"not Python: {error.msg}"
-        raise _wrong(root, path, error.lineno or 1, message) from error
 
 
 def _bound(tree: ast.AST) -> Iterator[str]:

@@ -18,8 +18,8 @@ from nbformat import NotebookNode
 
 from catalogue.errors import CatalogueError
 from catalogue.notebooks import discover, read
+from catalogue.patterns import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 CELL_SECONDS = 60
 
 # nbformat says nothing of its types.

@@ -38,8 +38,8 @@ WRITES = re.compile(r"(?i)\b(insert|update|delete|merge|replace|truncate|copy)\b
 def tell_statements(session_class: type[orm.Session], record: Record) -> None:
     """Give `record` what each statement of a class's sessions does to audited rows.
 
-    If it raises, the statement is rolled back. The result of an INSERT has no
-    `inserted_primary_key`: ask for RETURNING.
+    If it raises, the statement is rolled back. The result of an INSERT lacks
+    `sqlalchemy.CursorResult.inserted_primary_key`: ask for RETURNING.
     """
 
     def execute(state: orm.ORMExecuteState) -> sa.Result[Any] | None:

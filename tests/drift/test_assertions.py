@@ -24,6 +24,8 @@ HELPER = "\n\ndef assess(call: object) -> None:\n    assert call\n"
         "assert 1, 'one'",
         "if Forwarding():\n        return",
         "print(Forwarding())",
+        "Forwarding().fail()",
+        "Forwarding().raises(1)",
     ],
 )
 def test_a_test_that_cannot_fail_is_named(small: SmallTree, body: str) -> None:
@@ -33,9 +35,87 @@ def test_a_test_that_cannot_fail_is_named(small: SmallTree, body: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("body", "at", "reason"),
+    [
+        (
+            "if Forwarding():\n        return\n    assert x",
+            "return",
+            "before it asserts",
+        ),
+        (
+            "if x:\n        x()\n    else:\n        return\n    assess(x)",
+            "return",
+            "before it asserts",
+        ),
+        (
+            "try:\n        assert x\n    except AssertionError:\n        x()",
+            "assert x",
+            "an assertion that fails here passes",
+        ),
+        (
+            "try:\n        assess(x)\n    except (OSError, Exception):\n        x()",
+            "assess(x)",
+            "an assertion that fails here passes",
+        ),
+        (
+            "try:\n        assert x\n    except:\n        x()",
+            "assert x",
+            "an assertion that fails here passes",
+        ),
+        (
+            "with contextlib.suppress(AssertionError):\n        assert x",
+            "assert x",
+            "an assertion that fails here passes",
+        ),
+        (
+            "async with x, suppress(Exception):\n        assert x",
+            "assert x",
+            "an assertion that fails here passes",
+        ),
+        (
+            "with pytest.raises(AssertionError):\n        assert x",
+            "assert x",
+            "an assertion that fails here passes",
+        ),
+    ],
+)
+def test_a_test_that_passes_without_its_assertion_is_named(
+    small: SmallTree, body: str, at: str, reason: str
+) -> None:
+    test = f"\n\nasync def test_ring(x) -> None:\n    {body}\n"
+    small.write(TEST, HELPER.lstrip() + small.read(TEST) + test)
+    line = small.read(TEST).count("\n") - test.rpartition(at)[2].count("\n") + 1
+    found = [str(one) for one in small.problems()]
+    assert any(one.startswith(f"{TEST}:{line}: ") and reason in one for one in found)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "if redis_backend == 'redis':\n        assert x",
+        "with x:\n        if x.dialect.name == 'sqlite':\n            assess(x)",
+        "if broker_backend == 'memory':\n        x()\n    else:\n        assert x",
+    ],
+)
+def test_a_test_that_asserts_on_some_backends_only_is_named(
+    small: SmallTree, body: str
+) -> None:
+    test = f"\n\ndef test_ring(x) -> None:\n    {body}\n"
+    small.write(TEST, small.read(TEST) + HELPER + test)
+    small.names(TEST, "def test_ring", "asserts on some backends only")
+    small.write(TEST, f"{small.read(TEST)}    assert x == 3\n")
+    assert small.problems() == []
+
+
+@pytest.mark.parametrize(
     "body",
     [
         "assert Forwarding()",
+        "assert Forwarding()\n    if Forwarding():\n        return\n    assert 1 - 1",
+        "try:\n        ring()\n    except OSError:\n        return\n    assert ring()",
+        "def ring():\n        if ring:\n            return\n    assert ring()",
+        "if backend:\n        assert ring()\n    else:\n        assess(ring())",
+        "with pytest.raises(Exception, match='x'):\n        pytest.fail('x')",
         "with pytest.raises(ValueError):\n        Forwarding(targets=1)",
         "assess(Forwarding())",
         "pytest.fail('ring')",

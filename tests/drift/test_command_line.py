@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import socket
 from typing import TYPE_CHECKING
 
@@ -11,7 +13,15 @@ import pytest
 from catalogue import record
 from catalogue.__main__ import main
 from catalogue.patterns import discover
-from tests.support.small_tree import MATRIX, NAIVE, PAGE, SmallTree
+from tests.support.small_tree import (
+    MATRIX,
+    NAIVE,
+    PAGE,
+    SNIPPET,
+    TEST,
+    USAGE,
+    SmallTree,
+)
 from tests.support.trees import copy_tree
 
 if TYPE_CHECKING:
@@ -87,6 +97,44 @@ def test_an_unreadable_record_says_what_to_do(
         "build/verification.json:1: the record cannot be read; "
         "delete it and run make test"
     )
+
+
+COMMANDS = (["check"], ["render"], ["list"], ["show", "telephony/call_forwarding"])
+USED = [
+    *(PAGE, SNIPPET, USAGE, NAIVE, TEST, MATRIX, PAGE.replace(".md", ".mmd")),
+    *("docs/patterns/telephony/index.md", "docs/index.md", "mkdocs.yml"),
+    *("pyproject.toml", "requirements.txt", "README.md", "tests/conftest.py"),
+    *("notebooks/01_a.ipynb", "tests/telephony/bench_call_forwarding.json"),
+    *("build", "build/fragments", record.PATH, "docs", "docs/data", "snippets"),
+]
+
+
+@pytest.mark.parametrize("path", USED)
+@pytest.mark.parametrize("content", [None, b"", b"a\0b\n", "é\n".encode("latin-1")])
+def test_whatever_a_file_is_a_command_says_it_in_lines_with_their_place(
+    small: SmallTree,
+    path: str,
+    content: bytes | None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    spoil(small.root / path, content)
+    for arguments in COMMANDS:
+        status = main(arguments, small.root)
+        said = capsys.readouterr().err.splitlines()
+        assert all(re.match(r"[\w./-]+:\d+: .", line) for line in said), said
+        assert len(said) == status or (said and arguments == ["check"]), said
+
+
+def spoil(path: Path, content: bytes | None) -> None:
+    """Put a folder, or a file with this content, where something else is."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
 
 
 def test_a_port_in_use_is_said_before_anything_is_tested(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.small_tree import INDEX, PAGE
+from tests.support.small_tree import INDEX, PAGE, SNIPPET
 
 if TYPE_CHECKING:
     from tests.support.small_tree import SmallTree
@@ -69,6 +70,12 @@ def test_a_command_that_ci_ceases_to_run_is_named(small: SmallTree) -> None:
     small.names(README, "runs all, `", "no step of CI runs `.venv/bin/python -m cat")
 
 
+@pytest.mark.parametrize("said", ["echo make test", "printf make test"])
+def test_a_command_that_ci_only_says_is_named(small: SmallTree, said: str) -> None:
+    small.replace(WORKFLOW, "run: make test\n", f"run: {said}\n")
+    small.names(README, "make test", "no step of CI runs `make test`")
+
+
 def test_a_command_that_a_target_of_ci_runs_counts(small: SmallTree) -> None:
     small.write(README, small.read(README) + "\nSee `make check`.\n")
     assert small.problems() == []
@@ -101,6 +108,18 @@ def test_a_command_that_a_script_of_ci_runs_counts(small: SmallTree) -> None:
         ("Redis 6", "in use is 7.0"),
         ("Redis 7.2", "in use is 7.0"),
         ("Python 3.10", "in use is 3.11, 3.12"),
+        ("Pydantic\n2.13", "in use is 2.14.3"),
+        ("[Pydantic](https://pydantic.dev) 2.13", "in use is 2.14.3"),
+        ("**Pydantic** 2.13", "in use is 2.14.3"),
+        ("`pydantic` 2.13", "in use is 2.14.3"),
+        ("Pydantic's 2.13", "in use is 2.14.3"),
+        ("Pydantic (2.13)", "in use is 2.14.3"),
+        ("Pydantic, version 2.13", "in use is 2.14.3"),
+        ("Pydantic v. 2.13", "in use is 2.14.3"),
+        ("Pydantic&nbsp;2.13", "in use is 2.14.3"),
+        ("Pydantic >= 2.14", "in use is 2.12"),
+        ("Pydantic≥2.11", "in use is 2.12"),
+        ("Python >= 3.10", "in use is 3.11"),
     ],
 )
 @pytest.mark.parametrize("path", [INDEX, PAGE, README])
@@ -109,7 +128,38 @@ def test_a_version_that_is_not_in_use_is_named(
 ) -> None:
     text = small.read(path)
     small.write(path, f"{text}\nIt needs {words}, no less.\n")
-    small.names(path, f"It needs {words}", reason)
+    small.names(path, words.rpartition("\n")[2], reason)
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new"),
+    [
+        (PAGE, "Calls reach", "With Pydantic 2.13 calls reach"),
+        (PAGE, '"Two ext', '"With Pydantic 2.13 two ext'),
+        (SNIPPET, "Find the", "With Pydantic 2.13, find the"),
+    ],
+)
+def test_a_version_in_a_front_matter_or_a_docstring_is_named(
+    small: SmallTree, path: str, old: str, new: str
+) -> None:
+    small.replace(path, old, new)
+    assert "Pydantic 2.13: in use is 2.14.3" in "".join(map(str, small.problems()))
+
+
+def test_a_version_in_a_notebook_is_named(small: SmallTree) -> None:
+    path = "notebooks/01_a.ipynb"
+    text = "# Calls\n\nWith Pydantic 2.13."
+    cell = {"cell_type": "markdown", "id": "a", "metadata": {}, "source": text}
+    notebook = {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    small.write(path, json.dumps(notebook))
+    assert "Pydantic 2.13: in use is 2.14.3" in "".join(map(str, small.problems()))
+
+
+def test_a_server_is_known_by_its_short_name(small: SmallTree) -> None:
+    services = "services:\n      pg:\n        image: postgres:15\n"
+    small.replace(WORKFLOW, "services:\n", services)
+    small.write(INDEX, small.read(INDEX) + "\nIt needs Postgres 14.\n")
+    small.names(INDEX, "It needs Postgres", "in use is 15")
 
 
 @pytest.mark.parametrize(
@@ -122,6 +172,10 @@ def test_a_version_that_is_not_in_use_is_named(
         "redis-py 8.1",
         "redis-py 9",
         "Python 3.12",
+        "Pydantic >= 2.12",
+        "Pydantic (2 statements)",
+        "Pydantic: 1 query",
+        "Python ≥ 3.11",
     ],
 )
 def test_a_version_in_use_may_be_named(small: SmallTree, words: str) -> None:
@@ -144,6 +198,8 @@ def test_an_upgrade_is_named_where_prose_lags_behind(small: SmallTree) -> None:
         ("pytest>=8", "pytest>=8,<9", "pytest>=8", "is not 9.2.0"),
         ("pydantic>=2.12", "ring>=1", '"ring', "is not in requirements.txt"),
         ('requires-python = ">=3.11"', "", "[project]", "requires-python is missing"),
+        ('">=3.11"', '"3.11"', "requires-python", "'3.11': Invalid specifier"),
+        ("pydantic>=2.12", "pydantic>==", "dependencies", "'pydantic>==': Expected"),
     ],
 )
 def test_a_bound_that_cannot_hold_is_named(
@@ -151,6 +207,13 @@ def test_a_bound_that_cannot_hold_is_named(
 ) -> None:
     small.replace("pyproject.toml", old, new)
     small.names("pyproject.toml", at, reason)
+
+
+@pytest.mark.parametrize("jobs", ["jobs: [", "jobs:\n  a: 1\n  a: 2"])
+def test_a_workflow_that_is_no_plain_yaml_is_named(small: SmallTree, jobs: str) -> None:
+    small.write(WORKFLOW, f"{jobs}\n")
+    found = [str(one) for one in small.problems() if one.path == WORKFLOW]
+    assert any(": not YAML: " in one for one in found), found
 
 
 def test_lowest_versions_that_no_job_tries_are_named(small: SmallTree) -> None:

@@ -56,7 +56,7 @@ def session(root: Path) -> SmallTree:
     small = SmallTree.at(root)
     machinery = [
         f"catalogue/{name}.py"
-        for name in ("__init__", "errors", "patterns", "plain_yaml")
+        for name in ("__init__", "errors", "patterns", "plain_yaml", "sources")
     ]
     for path in (
         *machinery,
@@ -280,6 +280,13 @@ def test_other_ends_of_lines_are_refused_in_words(
     path = example(tmp_path, "print(1)\n# > 1")
     path.write_bytes(path.read_bytes().replace(old, new))
     with pytest.raises(CatalogueError, match=f"{USAGE}:1: lines must end in LF"):
+        recorded(path, tmp_path)
+
+
+def test_a_file_in_another_encoding_is_refused_in_words(tmp_path: Path) -> None:
+    path = example(tmp_path, "print('é')")
+    path.write_bytes(path.read_bytes().decode().encode("latin-1"))
+    with pytest.raises(CatalogueError, match=f"{USAGE}:1: not text in UTF-8"):
         recorded(path, tmp_path)
 
 

@@ -34,6 +34,10 @@ TEST_BODY = "def test_ring() -> None:\n    assert True\n"
         ("from pytest import skip\n", "skip"),
         ("from unittest import SkipTest as Done\n", "SkipTest"),
         ("raise unittest.SkipTest\n", "SkipTest"),
+        ("from _pytest.outcomes import Skipped\n", "Skipped"),
+        ('request.node.add_marker("xfail")\n', "add_marker"),
+        ("request.applymarker(mark)\n", "applymarker"),
+        ("pytest_plugins = ['ring']\n", "pytest_plugins"),
         ("collect_ignore = ['test_ring.py']\n", "collect_ignore"),
         ("collect_ignore_glob = ['*']\n", "collect_ignore_glob"),
         ("__test__ = False\n", "__test__"),
@@ -41,17 +45,27 @@ TEST_BODY = "def test_ring() -> None:\n    assert True\n"
         ("os._exit(0)\n", "_exit"),
     ],
 )
-@pytest.mark.parametrize("path", [TEST, "tests/conftest.py"])
+@pytest.mark.parametrize("path", [TEST, "tests/conftest.py", "conftest.py"])
 def test_a_way_out_is_named(small: SmallTree, path: str, line: str, name: str) -> None:
     before = small.read(TEST) if path == TEST else '"""Fixtures."""\n'
     small.write(path, f"{before}\n\n{line}\n{TEST_BODY}")
     small.names(path, line, f"{name} leaves something out")
 
 
-def test_a_hook_that_leaves_out_files_is_named(small: SmallTree) -> None:
-    hook = "def pytest_ignore_collect() -> bool:\n    return True\n"
-    small.write("tests/conftest.py", f'"""Fixtures."""\n\n\n{hook}')
-    small.names("tests/conftest.py", "def pytest", "leaves something out")
+@pytest.mark.parametrize(
+    "hook",
+    [
+        "def pytest_ignore_collect() -> bool:\n    return True\n",
+        "def pytest_collection_modifyitems(items) -> None:\n    items.clear()\n",
+        "def pytest_pyfunc_call() -> bool:\n    return True\n",
+    ],
+)
+@pytest.mark.parametrize("path", ["tests/conftest.py", "notebooks/conftest.py", TEST])
+def test_a_hook_that_can_leave_out_tests_is_named(
+    small: SmallTree, path: str, hook: str
+) -> None:
+    small.write(path, f'"""Fixtures."""\n\n\n{hook}')
+    small.names(path, "def pytest", "a hook can leave tests out")
 
 
 @pytest.mark.parametrize(
@@ -132,11 +146,26 @@ def test_a_string_that_looks_like_such_a_comment_is_none(small: SmallTree) -> No
         ('"--strict-markers"', '"--ignore=tests/a"', "--ignore", "leaves tests out"),
         ('"--strict-markers"', '"-k", "not ring"', '"-k"', "-k leaves tests out"),
         ('["--strict-markers"]', '"-m fast"', "addopts", "-m leaves tests out"),
-        (
-            "strict = true",
-            "strict = true\n\n[[tool.mypy.overrides]]\nignore_errors = true",
-            "ignore_errors",
-            "tells mypy to look away",
+        *(
+            ("[tool.mypy]", f"{setting}\n\n[tool.mypy]", setting, reason)
+            for setting, reason in {
+                'python_files = "ring_*.py"': "python_files can leave tests out",
+                'python_functions = "ring_*"': "python_functions can leave tests out",
+                'norecursedirs = ["telephony"]': "norecursedirs can leave tests out",
+                'testpaths = ["tests/a"]': "testpaths leaves tests out",
+            }.items()
+        ),
+        *(
+            ("strict = true", f"strict = true\n{setting}", setting, "mypy to look away")
+            for setting in (
+                "[[tool.mypy.overrides]]\nignore_errors = true",
+                "ignore_errors = true",
+                "ignore_missing_imports = true",
+                'exclude = ["snippets"]',
+                'disable_error_code = ["arg-type"]',
+                'follow_imports = "skip"',
+                "warn_unused_ignores = false",
+            )
         ),
     ],
 )
@@ -144,7 +173,17 @@ def test_an_option_that_leaves_something_out_is_named(
     small: SmallTree, old: str, new: str, at: str, reason: str
 ) -> None:
     small.replace("pyproject.toml", old, new)
-    small.names("pyproject.toml", at, reason)
+    small.names("pyproject.toml", at.rpartition("\n")[2], reason)
+
+
+@pytest.mark.parametrize("option", ["-k fast", "--deselect=tests/a.py", "-m fast"])
+def test_a_recipe_that_leaves_tests_out_is_named(small: SmallTree, option: str) -> None:
+    small.replace("Makefile", "-m pytest\n", f"-m pytest --ignore=a {option}\n")
+    word = option.partition(" ")[0]
+    found = [str(one) for one in small.problems()]
+    assert f"Makefile:{small.line('Makefile', word)}: {word} leaves tests out" in (
+        "".join(found)
+    )
 
 
 def test_a_cell_left_out_of_the_check_is_named(small: SmallTree) -> None:
@@ -158,9 +197,15 @@ def test_a_cell_left_out_of_the_check_is_named(small: SmallTree) -> None:
         ("Makefile", "\t@$(BIN)/python -m pytest", "\t-@$(BIN)/python -m pytest"),
         ("Makefile", "\t@$(BIN)/python -m pytest", "\t@-$(BIN)/python -m pytest"),
         ("Makefile", "-m pytest", "-m pytest || true"),
+        ("Makefile", "-m pytest\n", "-m pytest; echo done\n"),
+        ("Makefile", "-m pytest\n", "-m pytest | tail -1\n"),
+        ("Makefile", "-m catalogue check\n", "-m catalogue check 2>&1 | tee log\n"),
         ("Makefile", "test: check", ".IGNORE:\ntest: check"),
+        ("Makefile", "test: check", "MAKEFLAGS += --keep-going\ntest: check"),
+        (".github/workflows/ci.yml", "jobs:", "on:\n  push:\n    paths: [a]\njobs:"),
         ("Makefile", "-m pytest", "-m pytest\n\t@make -k check"),
         (".github/workflows/ci.yml", "- run: make test\n", "- run: make test || :\n"),
+        (".github/workflows/ci.yml", "- run: make test\n", "- run: make test | cat\n"),
         (
             ".github/workflows/ci.yml",
             "- run: make test\n",
@@ -179,3 +224,18 @@ def test_a_failure_that_passes_is_named(
     small.replace(path, old, new)
     found = [str(one) for one in small.problems() if one.path == path]
     assert "a failure here passes" in "".join(found)
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        (".ci/run", "set -euo pipefail\nmake test | tee log\nmake help; echo\n"),
+        ("Makefile", "\nring:\n\t@test -x uv || { $(BIN)/python -m venv; }\n"),
+        (".github/workflows/ring.yml", "jobs:\n  a:\n    steps:\n      - run: |\n"),
+    ],
+)
+def test_a_command_whose_failure_counts_is_allowed(
+    small: SmallTree, path: str, text: str
+) -> None:
+    small.write(path, (small.read(path) if path == "Makefile" else "") + text)
+    assert small.problems() == []

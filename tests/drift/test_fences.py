@@ -59,6 +59,9 @@ def test_typed_code_is_named(small: SmallTree, page: str, typed: str) -> None:
 
 
 DISGUISED = {
+    "an assertion in a paragraph": ("assert ringing == 3", "code typed as prose"),
+    "a condition in a list": ("- if ringing: call.answer()", "code typed as prose"),
+    "a deletion in a cell": ("|a|\n|-|\n|del ringing[0:1]|", "code typed as prose"),
     "a call in a paragraph": ('ringing.call("1001")', "code typed as prose"),
     "an await in a list": ("- await ringing.call(user)", "code typed as prose"),
     "a heading": ("## ringing = call()", "code typed as prose"),
@@ -154,6 +157,14 @@ def test_markup_that_hides_nothing_is_allowed(small: SmallTree) -> None:
     assert small.problems() == []
 
 
+@pytest.mark.parametrize("sign", ["\u2028", "\x0c", "\x85"])
+def test_a_sign_that_only_looks_like_the_end_of_a_line_is_none(
+    small: SmallTree, sign: str
+) -> None:
+    small.replace(PAGE, "## When", f"Calls{sign}ring.\n\n## When")
+    assert small.problems() == []
+
+
 def test_a_title_that_is_another_file_is_named(small: SmallTree) -> None:
     small.replace(PAGE, f'title="{SNIPPET}"', 'title="snippets/telephony/ring.py"')
     small.names(PAGE, "```python title", "is not the file")
@@ -187,9 +198,3 @@ def test_code_in_a_template_or_a_script_is_named(
 ) -> None:
     small.write(path, f"// one\n{line}\n")
     small.names(path, line, "code made by a template or a script")
-
-
-@pytest.mark.parametrize("suffix", ["html", "htm", "markdown", "mkd", "mdown", "txt"])
-def test_a_page_of_any_other_kind_is_named(small: SmallTree, suffix: str) -> None:
-    small.write(f"docs/ringing.{suffix}", "<pre>ringing()</pre>\n")
-    small.names(f"docs/ringing.{suffix}", "<pre>", "not a page in Markdown")

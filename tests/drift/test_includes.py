@@ -42,7 +42,8 @@ def add(small: SmallTree, directive: str) -> None:
         ("snippets/telephony/ring.txt", "no test runs"),
         ("tests/telephony/notes.py", "no test runs"),
         ("tests/telephony/test_ring.txt", "no test runs"),
-        ("snippets/../docs/index.md", "no test runs"),
+        ("snippets/../docs/index.md", "neither lines nor an address"),
+        ("build/fragments/../../typed.md", "neither lines nor an address"),
     ],
 )
 def test_a_target_that_is_not_a_whole_file_or_section_of_ours_is_named(
@@ -106,13 +107,6 @@ def test_a_file_that_has_gone_is_named_on_every_page(small: SmallTree) -> None:
     small.names(PAGE, f'    --8<-- "{TEST}"', "there is no file")
 
 
-def test_a_link_to_a_file_of_another_place_is_named(small: SmallTree) -> None:
-    link = small.root / "tests/telephony/test_other.py"
-    link.symlink_to("/etc/hostname")
-    add(small, '--8<-- "tests/telephony/test_other.py"')
-    small.names(INDEX, "--8<--", "is a link to another place")
-
-
 def test_a_section_and_a_configuration_file_may_be_included(small: SmallTree) -> None:
     small.write(TEST, small.read(TEST) + SECTION)
     add(small, f'--8<-- "{TEST}:ring"')
@@ -144,6 +138,12 @@ def test_a_broken_section_is_named(
     small.write(TEST, small.read(TEST) + SECTION.replace(old, new))
     add(small, f'--8<-- "{TEST}:ring"')
     small.names(TEST, at, reason)
+
+
+def test_a_section_that_is_empty_is_named(small: SmallTree) -> None:
+    small.write(TEST, small.read(TEST) + SECTION.replace("RINGS = 3\n", "\n"))
+    add(small, f'--8<-- "{TEST}:ring"')
+    small.names(INDEX, f'--8<-- "{TEST}:ring"', "has no text to show")
 
 
 def test_a_section_given_twice_is_named(small: SmallTree) -> None:

@@ -343,7 +343,9 @@ BAD = {
     "a key is given twice": Bad(
         "    kind: row", "    kind: row\n    kind: row", "'kind' is given twice", 1
     ),
-    "an alias is used": Bad(EVIDENCE, f"&one {EVIDENCE}\n        - *one", "aliases"),
+    "an alias is used": Bad(
+        EVIDENCE, f"&one {EVIDENCE}\n        - *one", "aliases are not read", 1
+    ),
     "a tag is used": Bad("state: full", "state: !!python/name:os.system", "plain YAML"),
     "the YAML is broken": Bad("kind: row", "kind: [row", "plain YAML", None),
     "a range is reversed": Bad('"13-35"', '"35-13"', "no range of lines"),

@@ -9,7 +9,7 @@ import pytest
 
 from catalogue import record
 from catalogue.patterns import find
-from tests.support.small_tree import MATRIX, TEST
+from tests.support.small_tree import INDEX, MATRIX, TEST
 
 if TYPE_CHECKING:
     from tests.support.small_tree import SmallTree
@@ -83,12 +83,24 @@ def test_a_missing_row_is_named(small: SmallTree) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", ["93 %", "It scores 82 of 88.", "12/30", "80 per cent", "7 out of 9"]
+    "words",
+    [
+        *("93 %", "It scores 82 of 88.", "12/30", "80 per cent", "7 out of 9"),
+        *("7 out\nof 9", "**82** of 88", "[82](#a) of 88", "80 per\ncent"),
+    ],
 )
-def test_a_score_typed_by_hand_is_named(small: SmallTree, words: str) -> None:
-    page = "docs/compare/index.md"
+@pytest.mark.parametrize("page", ["docs/compare/index.md", INDEX])
+def test_a_score_typed_by_hand_is_named(
+    small: SmallTree, page: str, words: str
+) -> None:
     small.write(page, f"---\ntitle: Compare\n---\n\nRead it.\n\nWell: {words}\n")
     small.names(page, "Well:", "is typed; include the computed one")
+
+
+def test_a_score_in_the_front_matter_is_named(small: SmallTree) -> None:
+    page = "docs/compare/index.md"
+    small.write(page, "---\ntitle: Compare\ndescription: Ours has 93 %.\n---\n\nX.\n")
+    assert "the score '93 %' is typed" in "".join(map(str, small.problems()))
 
 
 @pytest.mark.parametrize("path", ["notebooks/01_start.ipynb"])

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.small_tree import INDEX, PAGE, TEST
+from tests.support.small_tree import INDEX, PAGE, SNIPPET, TEST
 
 if TYPE_CHECKING:
     from tests.support.small_tree import SmallTree
 
 
+NOTEBOOK = "notebooks/01_a.ipynb"
 RING = """
 
 class Bell:
@@ -20,6 +22,10 @@ class Bell:
 
 
 class Ring(Bell, Forwarding):
+    pass
+
+
+def with_targets(within: int) -> None:
     pass
 """
 
@@ -58,7 +64,10 @@ def say(small: SmallTree, words: str) -> None:
         "Ring.bell",
         "BIN_PATH",
         "None",
+        "null",
         "async with",
+        "with_targets",
+        "within",
         "snippets/telephony/call_forwarding.py",
         "snippets/<category>/<pattern>_usage.py",
         "call_forwarding.py",
@@ -151,6 +160,47 @@ def test_what_the_tree_does_not_have_is_named(
     small.names(INDEX, f"See `{words}`", reason)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("Forwarding.rings", "ForwardingRingError", "target_for", "target_for()"),
+        "snippets.telephony.call_waiting",
+    ],
+)
+@pytest.mark.parametrize("path", [SNIPPET, NOTEBOOK])
+def test_a_name_in_a_docstring_or_a_notebook_is_read_too(
+    small: SmallTree, path: str, words: str
+) -> None:
+    text = ["# Calls\n", "\n", "Forwarded.\n", f"See `{words}`, `a.b` and `Accept`."]
+    cell = {"cell_type": "markdown", "id": "a", "metadata": {}, "source": text}
+    notebook = {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    small.write(NOTEBOOK, json.dumps(notebook, indent=1))
+    small.write(
+        INDEX, f'{small.read(INDEX)}\n--8<-- "build/fragments/notebooks/01_a.md"\n'
+    )
+    small.replace(SNIPPET, "    targets:", f'    """See `{words}`."""\n\n    targets:')
+    small.names(path, f"See `{words}`", f"there is no {words.removesuffix('()')}")
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["Forwarding.rings", "ForwardingRingError", "target_for", "target_for()"],
+)
+def test_a_name_in_a_diagram_is_read_too(small: SmallTree, words: str) -> None:
+    path = PAGE.replace(".md", ".mmd")
+    known = "Forwarding.target_of, ForwardingLoopError, PostgreSQL"
+    small.write(path, f'{small.read(path)}b["{known}"] -->|x| c[Raise {words}]\n')
+    small.names(path, "b[", f"there is no {words.removesuffix('()')}")
+    small.replace(path, words, "it")
+    assert small.problems() == []
+
+
+def test_other_words_in_a_docstring_may_be_data(small: SmallTree) -> None:
+    words = "`a.b`, `Accept`, `*`, `-created_at,email`, `call_forwarding`, `Forwarding`"
+    small.replace(SNIPPET, "    targets:", f'    """See {words}."""\n\n    targets:')
+    assert small.problems() == []
+
+
 def test_a_renamed_method_is_named_where_prose_speaks_of_it(small: SmallTree) -> None:
     for path in small.root.rglob("*.py"):
         text = path.read_text("utf-8").replace("target_of", "destination_of")
@@ -164,6 +214,7 @@ def test_a_renamed_method_is_named_where_prose_speaks_of_it(small: SmallTree) ->
         (PAGE, "Two extensions", "`Forwarder.ring` and others"),
         (PAGE, "Calls reach", "`Forwarder.ring` reaches"),
         ("README.md", "runs all", "runs `Forwarder.ring`"),
+        ("NOTES.md", "runs all", "runs `Forwarder.ring`"),
         (PAGE, "| A call ends", "| `Forwarder.ring` ends"),
         (PAGE, "None yet;", "> - None in `Forwarder.ring`;"),
         (PAGE, "None yet;", "[`Forwarder.ring`](../../index.md);"),
@@ -174,6 +225,7 @@ def test_a_renamed_method_is_named_where_prose_speaks_of_it(small: SmallTree) ->
 def test_a_name_is_read_wherever_it_stands(
     small: SmallTree, path: str, old: str, new: str
 ) -> None:
+    small.write("NOTES.md", small.read("README.md"))
     small.replace(path, old, new)
     small.names(path, "Forwarder.ring", "there is no Forwarder.ring")
 

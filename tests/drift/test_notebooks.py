@@ -217,6 +217,7 @@ def test_a_notebook_without_a_title_is_named(root: Path) -> None:
 
 CODE = [
     (code_cell("x = 1", count=None), "never run"),
+    (code_cell(" ", count=None), "an empty cell, which cannot be run"),
     (code_cell("x = 1", count=2), "was run as number 2"),
     (code_cell("x = 1", raised("no")), "the cell raises"),
     (code_cell("x = 1", tag="raises-exception"), "does not raise"),

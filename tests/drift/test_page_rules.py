@@ -118,6 +118,49 @@ def test_a_raw_link_that_leads_nowhere_is_named(
     small.names(INDEX, link, reason)
 
 
+@pytest.mark.parametrize("path", ["README.md", "notes/calls.md"])
+def test_a_link_outside_the_site_that_leads_nowhere_is_named(
+    small: SmallTree, path: str
+) -> None:
+    up = "../" * path.count("/")
+    fine = f"[a]({up}docs/) [b](https://example.org/) [c](#small) [d]({up}README.md#a)"
+    small.write(path, f"{small.read('README.md')}\n{fine}\n")
+    assert small.problems() == []
+    small.write(path, f"{small.read(path)}\nSee [it](docs/gone.md).\n")
+    small.names(path, "See [it]", "the link docs/gone.md leads nowhere")
+
+
+@pytest.mark.parametrize(
+    "link",
+    ['<a\nhref="ringing/">x</a>', '<A HREF="ringing/">x</A>', "<a href=ringing/>"],
+)
+def test_a_raw_link_in_any_form_is_read(small: SmallTree, link: str) -> None:
+    small.write(INDEX, f"{small.read(INDEX)}\n{link}\n")
+    small.names(INDEX, "ringing/", "leads nowhere")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *("- ring", "title: [ring", "title: 2026-02-30", "title: a\ntitle: b"),
+        *("title: &a ring\ntags: *a", "? [title]\n: ring\n? [title]\n: ring"),
+    ],
+)
+@pytest.mark.parametrize("page", [INDEX, PAGE])
+def test_a_front_matter_that_would_not_be_read_as_it_stands_is_named(
+    small: SmallTree, page: str, fields: str
+) -> None:
+    _, _, rest = small.read(page).split("---\n", 2)
+    small.write(page, f"---\n{fields}\n---\n{rest}")
+    found = [str(one) for one in small.problems() if one.path == page]
+    assert "the front matter " in "".join(found)
+
+
+def test_a_page_without_front_matter_is_named(small: SmallTree) -> None:
+    small.write(INDEX, small.read(INDEX).split("---\n", 2)[2])
+    assert "must start with front matter" in "".join(map(str, small.problems()))
+
+
 @pytest.mark.parametrize(
     "link",
     [

@@ -41,6 +41,13 @@ def test_a_site_without_the_includer_is_named(small: SmallTree) -> None:
     ("added", "reason"),
     [
         ("hooks: [ring.py]", "a hook can change what a page shows"),
+        ("copyright: <pre>ring()</pre>", "it is HTML that stands on every page"),
+        ("docs_dir: rings", "pages in another folder are not checked"),
+        ("theme: {name: material, custom_dir: rings}", "templates belong into"),
+        ("markdown_extensions: [pymdownx.rings]", "an extension cannot be loaded"),
+        ("markdown_extensions:", "is set to None"),
+        ("validation: {links: warn}", "not_found is not validated"),
+        ("validation:", "not_found is not validated"),
         ("plugins: [search, macros]", "the plugin macros can change"),
         ("plugins: [{gen-files: {scripts: [ring.py]}}]", "the plugin gen-files can"),
         ("validation: {nav: {}}", "is not validated"),

@@ -72,10 +72,26 @@ def test_an_example_that_shows_nothing_is_named(
     small.names(USAGE, at, reason)
 
 
+@pytest.mark.parametrize("path", [SNIPPET, NAIVE, TEST, "tests/support/calls.py"])
+def test_an_output_that_no_print_gave_is_named(small: SmallTree, path: str) -> None:
+    text = small.read(path) if path != "tests/support/calls.py" else ""
+    small.write(path, f"{text}\n\nRINGS = 3\n# > 4\n")
+    small.names(path, "# > 4", "an output that no print gave")
+
+
+def test_an_output_beside_code_is_named(small: SmallTree) -> None:
+    small.replace(USAGE, "    print(", "    rings = 3  # > 4\n    print(")
+    small.names(USAGE, "    rings", "an output beside code is not compared")
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
         ("import requests", "requests is not declared"),
+        ("from os import environ", "os.environ is not a snippet's to read"),
+        ("from os import path, getenv as get", "os.getenv is not a snippet's to"),
+        ("from sys import modules", "sys.modules is not a snippet's to read"),
+        ("if TYPE_CHECKING:\n    pass\nelse:\n    ring()", "runs at import"),
         ("import fakeredis", "fakeredis is for examples only"),
         ("import pytest", "pytest is not declared"),
         ("import pydantic_core", "pydantic_core is not declared"),
@@ -91,7 +107,7 @@ def test_an_example_that_shows_nothing_is_named(
             "is not for use",
         ),
         ("import importlib", "importlib imports what nobody sees"),
-        ("from importlib import import_module", "importlib imports what nobody"),
+        ("from importlib import import_module", "importlib.import_module imports what"),
         ("import importlib.util", "importlib.util imports what nobody sees"),
         ("import builtins", "builtins imports what nobody sees"),
         ("import runpy", "runpy imports what nobody sees"),
@@ -146,6 +162,7 @@ def test_an_example_may_use_fakeredis(small: SmallTree) -> None:
         "RANG = partial(mapped_column, DateTime(), default=sa.func.now())",
         "Extension = Annotated[str, Field(max_length=int(9))]",
         "from importlib.metadata import version",
+        "from importlib import metadata, resources",
         "class Ring(BaseModel):\n    rings: list[int] = list((1, 2))",
     ],
 )
@@ -174,6 +191,26 @@ def test_a_file_that_is_no_python_is_named(small: SmallTree) -> None:
 def test_a_snippet_of_no_pattern_is_named(small: SmallTree) -> None:
     small.write("snippets/telephony/deep/ring.py", '"""Ring."""\n')
     small.names("snippets/telephony/deep/ring.py", '"""', "belongs to no pattern")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "tests/telephony/test_call_forwarding_faults.py",
+        "tests/telephony/deep/test_call_forwarding.py",
+        "tests/test_call_forwarding.py",
+        "tests/support/test_call_forwarding.py",
+    ],
+)
+def test_a_test_file_that_make_test_would_not_run_is_named(
+    small: SmallTree, path: str
+) -> None:
+    test = "def test_it_rings() -> None:\n    assert sorted('ba') == ['a', 'b']\n"
+    small.write("tests/telephony/test_call_forwarding__faults.py", test)
+    small.write("tests/site/test_pages.py", test)
+    assert small.problems() == []
+    small.write(path, test)
+    small.names(path, "def test_it_rings", "make test never runs this")
 
 
 @pytest.mark.parametrize(
@@ -213,6 +250,16 @@ def test_a_module_that_no_test_imports_is_named(small: SmallTree, path: str) -> 
     ends = (f"import {name}", f"{name} import Forwarding, ForwardingLoopError")
     small.write(TEST, "\n".join(line for line in lines if not line.endswith(ends)))
     small.names(TEST, '"""', f"imports {path}")
+
+
+def test_a_pattern_whose_naive_version_breaks_nowhere_is_named(
+    small: SmallTree,
+) -> None:
+    small.replace(TEST, "proof.breaks", "print")
+    small.names(TEST, '"""', "no test says how the naive version breaks")
+    faults = "def test_faults(proof):\n    assert proof\n    proof.breaks('x', 'y')\n"
+    small.write(TEST.replace(".py", "__faults.py"), faults)
+    assert small.problems() == []
 
 
 def test_a_wiring_that_no_test_imports_is_named(small: SmallTree) -> None:

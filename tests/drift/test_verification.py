@@ -7,11 +7,13 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from bs4 import BeautifulSoup
 
 from catalogue import record
 from catalogue.__main__ import main
 from catalogue.errors import CatalogueError
 from catalogue.patterns import ROOT, Pattern, find
+from catalogue.render import differences
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     Run = Callable[..., Pattern]
 
 PASSES = """
+BELL = "tests.support.bell"
+
 def test_extensions_are_three_digits(proof):
     proof.cost("dial", statements=1)
     proof.breaks("Dialling 1", "rings nobody")
@@ -59,6 +63,7 @@ def run(tmp_path: Path) -> Run:
     (tmp_path / "snippets/calls/number.py").write_text("class Number: ...\n")
     (tmp_path / "tests/support").mkdir()
     (tmp_path / "tests/support/tones.py").write_text("BUSY = 425\n")
+    (tmp_path / "tests/support/bell.py").write_text("import tests.support.tones\n")
     (tmp_path / "tests/calls/conftest.py").write_text(
         "from tests.support.tones import BUSY\n"
     )
@@ -92,6 +97,7 @@ def test_a_passed_run_is_recorded_with_what_its_tests_had_to_say(run: Run) -> No
         "snippets/calls/number.py",
         "tests/calls/test_dial.py",
         "tests/calls/conftest.py",
+        "tests/support/bell.py",
         "tests/support/tones.py",
         "requirements.txt",
     }
@@ -174,6 +180,20 @@ def test_runs_on_embedded_and_real_backends_merge_into_one_entry(run: Run) -> No
     assert behaviours["postgresql"].behaviour == "last"
 
 
+def test_a_backend_that_ran_is_not_said_not_to_have_run(run: Run) -> None:
+    more = (
+        "\ndef test_a_call_waits(database_backend, proof):\n"
+        "    if database_backend == 'sqlite':\n"
+        "        proof.differs('A second call', 'it waits')\n"
+    )
+    pattern = run(ON_A_DATABASE + more, "--backends", "all")
+    known = record.load(pattern.root).valid(pattern)
+    assert known is not None
+    table = BeautifulSoup(differences(known), "html.parser")
+    rows = [[cell.get_text() for cell in row("td")] for row in table("tr")[1:]]
+    assert rows == [["not compared", "it waits"], ["last", "first"]]
+
+
 def test_two_runs_that_end_at_once_are_both_recorded(tmp_path: Path) -> None:
     runs = 8
     add_one = (
@@ -222,6 +242,27 @@ def test_a_test_for_one_backend_is_not_collected_for_another(run: Run) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("marked", "fixture"),
+    [
+        ("'postgres'", "database_backend"),
+        ("'redis'", "database_backend"),
+        ("'sqlite', 'mysql'", "database_backend"),
+        ("", "database_backend"),
+        ("'postgresql'", "tmp_path"),
+    ],
+)
+def test_a_test_that_its_mark_keeps_from_ever_running_stops_the_run(
+    run: Run, marked: str, fixture: str
+) -> None:
+    never = (
+        f"import pytest\n@pytest.mark.backends({marked})\n"
+        f"def test_a_connection_is_killed({fixture}): ...\n"
+    )
+    pattern = run(ON_A_DATABASE + never, "--backends", "all")
+    assert record.load(pattern.root).patterns == {}
+
+
 def test_a_file_of_proof_for_real_backends_alone_belongs_to_the_real_half(
     run: Run, tmp_path: Path
 ) -> None:
@@ -258,6 +299,7 @@ def test_a_run_of_one_file_of_proof_of_two_is_not_recorded(
         "snippets/calls/number.py",
         "tests/calls/test_dial.py",
         "tests/calls/conftest.py",
+        "tests/support/bell.py",
         "tests/support/tones.py",
         "requirements.txt",
     ],
@@ -277,8 +319,10 @@ def test_only_what_is_not_proven_on_embedded_backends_is_run_again(
     root = run(ON_A_DATABASE, "--backends", "real").root
     none = "prove: 1 of 2 patterns of calls have no valid record\n"  # it has no test
 
-    assert main(["prove", "--category", "messages"], root) == 0
-    assert capfd.readouterr().out.startswith("prove: 0 of 0 patterns of messages")
+    assert main(["prove", "--category", "messages"], root) == 2
+    assert capfd.readouterr().err == (
+        "there is no category 'messages'; there are: calls\n"
+    )
     assert main(["prove", "--category", "calls"], root) == 0
     assert "1 passed" in capfd.readouterr().out
     assert main(["prove", "--category", "calls"], root) == 0

@@ -27,6 +27,6 @@ def test_the_example_prints_what_is_recorded(
     printed = recorded(path)
     if pytestconfig.getoption("--update-examples"):
         path.write_bytes(printed.encode("utf-8"))
-        return
+        text = printed
     difference = unified_diff(text.split("\n"), printed.split("\n"), lineterm="", n=1)
     assert text == printed, "\n".join(["run make fix:", *difference])

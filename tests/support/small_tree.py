@@ -172,6 +172,7 @@ def target_of(targets: dict[str, str], extension: str, patience: int) -> str | N
 
 import pytest
 
+from catalogue.plugin import Proof
 from snippets.telephony import call_forwarding_naive
 from snippets.telephony.call_forwarding import Forwarding, ForwardingLoopError
 
@@ -181,8 +182,9 @@ def test_a_loop_is_refused() -> None:
         Forwarding(targets={"1": "2", "2": "1"}).target_of("1")
 
 
-def test_the_naive_version_rings_for_ever() -> None:
+def test_the_naive_version_rings_for_ever(proof: Proof) -> None:
     assert call_forwarding_naive.target_of({"1": "2", "2": "1"}, "1", 99) is None
+    proof.breaks("A call of two that forward to each other", "it rings for ever")
 ''',
     "catalogue/__main__.py": '"""The command line."""\n',
     "pyproject.toml": """\
