@@ -7,9 +7,6 @@ PYTEST := $(BIN)/python -m pytest --quiet
 # Each category is a job of its own.
 CATEGORIES := $(notdir $(wildcard snippets/[a-z]*))
 SIX_STEPS := tests/drift/test_six_steps.py
-# Lighthouse measures, so nothing runs beside it.
-LIGHTHOUSE := tests/site/browser/test_lighthouse.py
-BROWSER := $(filter-out $(LIGHTHOUSE),$(wildcard tests/site/browser/test_*.py))
 # Zensical, the site generator that succeeds the present one.
 SUCCESSOR := tests/site/test_zensical.py
 # What is not older than these passed as it is. A new clone has passed nothing.
@@ -24,8 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test check test-real test-site test-lowest fix bench lock site \
-	lint types examples patterns $(CATEGORIES) six-steps machinery notebooks guard html \
-	successor $(BROWSER)
+	lint types examples patterns $(CATEGORIES) six-steps machinery notebooks guard html successor
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -49,8 +45,7 @@ test-real: $(READY) ## the same pattern tests on real PostgreSQL, Redis and Rabb
 	@echo "test-real: all green on real servers"
 
 test-site: site ## the site in headless Chromium
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target $(BROWSER)
-	@$(PYTEST) $(LIGHTHOUSE)
+	@$(PYTEST) tests/site/browser
 	@echo "test-site: all green in the browser"
 
 test-lowest: $(READY) ## the pattern tests with the lowest declared versions
@@ -123,9 +118,6 @@ html: site
 
 successor: site
 	@$(PYTEST) $(SUCCESSOR)
-
-$(BROWSER): $(READY)
-	@$(PYTEST) $@
 
 # The .pth file lets `import snippets` work in notebooks and scripts of any folder.
 $(READY): requirements.txt
