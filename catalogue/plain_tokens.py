@@ -1,8 +1,8 @@
 """Take the tags from tokens of code that have no colour of their own.
 
-Pygments puts every name, sign and blank into a tag. These are two thirds of the
-elements of a pattern's page, and a browser styles each of them several times before the
-page can be used. The text stays, and so does every token with a colour.
+Pygments puts every name, sign and blank into a tag: more than half of a module's tags.
+A browser styles each before the page can be used. The text stays, and so does every
+token with a colour.
 """
 
 import re

@@ -115,7 +115,7 @@ class TagIndex:
         """Store a value for `ttl` seconds; return false if it may be out of date.
 
         It may if its key, one of `tags`, or 10,000 tags and keys were invalidated since
-        `read`, or if for an hour nobody missed. Who was given a value may not store.
+        `read`, or if an hour passed without any miss or invalidation.
         """
         values = reading.key, reading.mark, milliseconds(ttl), payload
         if reading.mark < 0:

@@ -174,6 +174,18 @@ async def test_nor_when_the_marks_are_lost(
     assert not await index.store(slower, b"old", "acme", ttl=HOUR)
 
 
+@pytest.mark.parametrize("call", ["read", "invalidate", "invalidate_key"])
+async def test_the_marks_last_an_hour_from_the_newest_miss_or_invalidation(
+    index: TagIndex, redis: Redis, tagged: str, call: str
+) -> None:
+    slow = await index.read("user:7")
+    await redis.expire(f"{{{tagged}}}", 10)  # when most of the hour has passed
+    await getattr(index, call)("user:8")
+
+    assert HOUR - 60 < await redis.ttl(f"{{{tagged}}}") <= HOUR
+    assert await index.store(slow, b"Ada", "acme", ttl=HOUR)
+
+
 async def test_a_reader_is_not_told_of_a_tag_that_its_value_does_not_carry(
     index: TagIndex,
 ) -> None:

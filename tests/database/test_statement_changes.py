@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.util.concurrency import await_
@@ -116,6 +117,24 @@ async def test_an_insert_tells_the_keys_that_the_server_gave_in_order(
     assert [change["number"][1] for change in platform.changed] == [
         row["number"] for row in rows
     ]
+
+
+@pytest.mark.parametrize(
+    "insert",
+    [
+        sa.insert(User).values(email="a"),
+        sa.insert(USERS).values(email_address="a"),
+    ],
+    ids=["class", "table"],
+)
+async def test_the_result_of_an_insert_does_not_tell_its_key_unasked(
+    platform: Telephony, insert: sa.Insert
+) -> None:
+    async with session_scope(platform.sessions) as session:
+        result: Any = await session.execute(insert)
+        with pytest.raises((AttributeError, InvalidRequestError), match="inserted_pri"):
+            _ = result.inserted_primary_key
+    assert len(platform.told) == 1
 
 
 async def test_what_an_insert_is_returning_is_what_was_asked_for(

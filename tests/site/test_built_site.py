@@ -54,6 +54,13 @@ def test_every_card_names_what_the_module_and_its_usage_need(site: Path) -> None
         assert named == [*pattern.copied, *pattern.usage_needs]
 
 
+def test_no_script_keeps_a_page_from_being_shown(site: Path) -> None:
+    for page in built.pages(site):
+        scripts = page.soup.select("script[src]")
+        assert scripts
+        assert [one for one in scripts if not one.has_attr("defer")] == [], page.url
+
+
 @pytest.fixture
 def copy(site: Path, tmp_path: Path) -> Path:
     """A part of the site, to be spoilt."""

@@ -72,22 +72,38 @@ def lighthouse(node_modules: Path, chromium: str, flags: list[str]) -> Lighthous
     return run
 
 
+def slowdown(benchmark_index: float) -> float:
+    """Return how much slower a phone is than a machine with this index."""
+    return max(1.0, SLOWDOWN * benchmark_index / BENCHMARK_INDEX)
+
+
 @pytest.fixture(scope="session")
 def measure(lighthouse: Lighthouse, address: str) -> Measure:
     """Return the figures, of a hundred, of an address, a form and some categories."""
     report = lighthouse(address, "--only-audits=is-on-https")
-    slowdown = SLOWDOWN * report["environment"]["benchmarkIndex"] / BENCHMARK_INDEX
-    options = {
-        "desktop": "--preset=desktop",
-        "mobile": f"--throttling.cpuSlowdownMultiplier={max(slowdown, 1):.2f}",
+    slowdowns = {
+        "desktop": 1.0,
+        "mobile": slowdown(report["environment"]["benchmarkIndex"]),
     }
+    presets = {"desktop": ["--preset=desktop"], "mobile": []}
 
     def run(url: str, form: str, categories: Collection[str]) -> dict[str, float]:
         only = f"--only-categories={','.join(categories)}"
-        scores = lighthouse(url, only, options[form])["categories"]
+        slower = f"--throttling.cpuSlowdownMultiplier={slowdowns[form]}"
+        report = lighthouse(url, only, slower, *presets[form])
+        throttling = report["configSettings"]["throttling"]
+        assert throttling["cpuSlowdownMultiplier"] == slowdowns[form]
+        scores = report["categories"]
         return {name: round(100 * scores[name]["score"]) for name in categories}
 
     return run
+
+
+@pytest.mark.parametrize(("index", "times"), [(1750, 4), (3500, 8), (875, 2), (200, 1)])
+def test_a_machine_is_slowed_by_what_it_is_faster_than_a_phone(
+    index: float, times: float
+) -> None:
+    assert slowdown(index) == times
 
 
 @pytest.mark.parametrize("form", WANTED)
