@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 
+from catalogue import record
 from catalogue.patterns import ROOT, discover
 from tests.site import built
 
@@ -52,6 +54,21 @@ def test_every_card_names_what_the_module_and_its_usage_need(site: Path) -> None
         page = built.Page(path, (site / path).read_text("utf-8"))
         named = [link.get_text() for link in page.soup.select(".sp-card a code")]
         assert named == [*pattern.copied, *pattern.usage_needs]
+
+
+def test_each_card_counts_the_tests_that_passed_on_each_backend(site: Path) -> None:
+    known = record.load(ROOT)
+    for pattern in discover(ROOT):
+        page = built.Page("", (site / pattern.url / "index.html").read_text("utf-8"))
+        card = " ".join(page.soup.select("dl.sp-card")[0].get_text(" ").split())
+        verification = known.valid(pattern)
+        assert verification is not None, pattern.id
+        for name, run in verification.runs.items():
+            where = f"on {record.NAMES[name]}" if name else "without a backend"
+            assert re.search(rf"\b{len(run.passed)} tests? {where}", card), pattern.id
+        assert (
+            re.search(r"\b1 (test|symptom)s|\b(?!1 )\d+ (test|symptom)\b", card) is None
+        )
 
 
 def test_no_script_keeps_a_page_from_being_shown(site: Path) -> None:
