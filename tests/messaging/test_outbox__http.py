@@ -23,6 +23,7 @@ from snippets.messaging.outbox_wiring import (
     create_app,
 )
 from snippets.messaging.rabbit_broker import make_broker
+from tests.support.background import nothing_left_running
 from tests.support.outbox import blocked, events
 from tests.support.rabbitmq import RealBrokerServer, proxy
 
@@ -165,11 +166,10 @@ async def test_an_application_that_ends_while_rabbitmq_is_away_leaves_nothing_be
     database_url: str,
 ) -> None:
     app = create_app(database_url, NOWHERE, events("events"))
-    before = asyncio.all_tasks()
-    with pytest.raises(LookupError):
-        async with serving(app):
-            raise LookupError
-    assert asyncio.all_tasks() == before
+    async with nothing_left_running():
+        with pytest.raises(LookupError):
+            async with serving(app):
+                raise LookupError
 
 
 @pytest.mark.backends("rabbitmq")
