@@ -90,11 +90,16 @@ def mapped_columns(*models: type) -> Iterator[tuple[Element, Sequence[sa.FromCla
 
 def table_of(part: object) -> object:
     """Return the table of a column, a write or an alias; what has none is returned."""
-    return unaliased(getattr(part, "table", part))
+    return unaliased(rows_of(part))
+
+
+def rows_of(part: Element) -> Element:
+    """Return the table or alias of a column or of a whole row that is one value."""
+    return getattr(part, "scalar_alias", getattr(part, "table", part))
 
 
 def unaliased(table: object) -> object:
-    """Return what an alias, also one of an alias, is an alias of."""
-    while isinstance(table, sa.Alias):
+    """Return what an alias, or a sample, also one of another, is one of."""
+    while isinstance(table, sa.Alias | sa.TableSample):
         table = table.element
     return table

@@ -26,6 +26,7 @@ from snippets.auth.statement_parts import (
     criteria_of,
     parts_of,
     raw_sql,
+    rows_of,
     table_of,
     unaliased,
     values_of,
@@ -103,8 +104,8 @@ class Boundary:
         read += vars(whole).get("_where_criteria", ()) if mapped else ()
         for part in _outermost(read):
             nested = isinstance(part, sa.SelectBase) and (state.is_insert or not mapped)
-            other = getattr(part, "table", whole.table) != whole.table
-            if nested or (other and not state.is_insert and table_of(part) in tables):
+            other = table_of(part) in tables and rows_of(part) != whole.table
+            if nested or (other and not state.is_insert):
                 raise BoundaryError("a write by other rows is not narrowed: read first")
 
 
@@ -119,9 +120,8 @@ def _refuse_names(parts: list[Any], whole: object, of: dict[sa.Table, type]) -> 
     names = {table.name.casefold() for table in of}
     if whole is None or any(table_of(part) in of for part in parts):
         names.add("or")  # text has no parentheses, and a condition is put behind it
-    texts: list[str] = []
+    texts = [*chain(*map(raw_sql, parts))]
     for part in parts:
-        texts += raw_sql(part)
         if isinstance(part, sa.TableClause) and part not in of:
             texts.append(part.name)
         elif isinstance(part, sa.UpdateBase):
@@ -142,8 +142,8 @@ def _beside_classes(part: object, mapped: set[int]) -> Iterator[object]:
         yield from filter(_is_bare, named)
     elif isinstance(part, sa.UpdateBase):
         yield from filter(_is_bare, [part.table])
-    elif isinstance(part, sa.Column) and _is_bare(part):
-        yield from {part.table} if hash(part.table) not in mapped else ()
+    elif isinstance(part, sa.Column | sa.TableValuedColumn) and _is_bare(part):
+        yield from {rows_of(part)} if hash(rows_of(part)) not in mapped else ()
 
 
 def _is_bare(part: object) -> bool:

@@ -26,6 +26,7 @@ from snippets.auth.statement_parts import (
     mapped_columns,
     parts_of,
     raw_sql,
+    rows_of,
     table_of,
     values_of,
 )
@@ -205,6 +206,17 @@ def test_the_table_of_an_alias_of_an_alias_is_the_table() -> None:
     alias: Any = USERS.alias().alias()
     assert table_of(alias) is table_of(alias.c.id) is USERS
     assert table_of(sa.delete(EXTENSIONS)) is EXTENSIONS
+
+
+def test_the_table_of_a_sample_and_of_a_whole_row_is_the_table() -> None:
+    sample: Any = USERS.alias().tablesample(sa.func.system(10))
+    assert (
+        table_of(sample) is table_of(sample.c.id) is table_of(sample.alias()) is USERS
+    )
+    for table in (USERS, sample):
+        row = table.table_valued()
+        assert rows_of(row) is table
+        assert table_of(row) is USERS
 
 
 def test_the_naive_walk_misses_most_text(proof: Proof) -> None:

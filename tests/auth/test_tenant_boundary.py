@@ -33,6 +33,9 @@ USERS = Base.metadata.tables["users"]
 EXTENSIONS = Base.metadata.tables["extensions"]
 ALIAS = aliased(User)
 TABLE_ALIAS: Any = USERS.alias()
+SAMPLE: Any = USERS.tablesample(func.system(100))
+SAMPLE_OF_CLASS: Any = sa.tablesample(User, func.system(100))
+WHOLE_ROW: Any = USERS.alias().table_valued()
 GREATEST = select(func.max(ALIAS.name)).scalar_subquery()
 GREATEST_OF_TABLE = select(func.max(TABLE_ALIAS.c.name)).scalar_subquery()
 GREATEST_AS_TEXT: sa.ColumnClause[str] = sa.literal_column(
@@ -159,6 +162,18 @@ BESIDE: dict[str, sa.Executable] = {
     "a table that is only joined": select(User.id, func.count())
     .join(TABLE_ALIAS, sa.true())
     .group_by(User.id),
+    "a sample of a class": select(SAMPLE_OF_CLASS.c.name),
+    "a sample that is only counted": select(func.count()).select_from(SAMPLE_OF_CLASS),
+    "a sample beside a class": select(User.name, SAMPLE.c.name).join(SAMPLE, sa.true()),
+    "an alias of a sample": select(Call.id).where(
+        Call.user_id.in_(select(SAMPLE.alias().c.id))
+    ),
+    "whole rows beside a class": select(
+        User.name, select(func.json_agg(WHOLE_ROW)).scalar_subquery()
+    ),
+    "whole rows of a table beside another class": select(
+        Call.id, func.row_to_json(USERS.table_valued())
+    ),
     "orm.join": select(ALIAS.name).select_from(join(User, ALIAS, sa.true())),
     "join": select(ALIAS.name).select_from(sa.join(User, ALIAS, sa.true())),
     "join of a class without tenant": select(User.name).select_from(
@@ -183,6 +198,14 @@ WRITES: dict[str, sa.Executable] = {
     .values(desk=Extension.number)
     .where(Extension.id > 0),
     "FROM an alias": sa.update(User).values(desk=ALIAS.name).where(ALIAS.id > 0),
+    "FROM a sample": sa.update(User).values(desk=SAMPLE.c.name).where(SAMPLE.c.id > 0),
+    "FROM a sample, in a table": sa.update(USERS)
+    .values(desk=SAMPLE.c.name)
+    .where(SAMPLE.c.id != USERS.c.id),
+    "whole rows, in a table": sa.update(USERS).values(
+        desk=sa.cast(func.row_to_json(WHOLE_ROW), sa.String)
+    ),
+    "where a sample says": sa.delete(Call).where(Call.user_id == SAMPLE.c.id),
     "where another class says": sa.update(User)
     .values(desk="x")
     .where(Extension.forward_id == User.id),
