@@ -326,6 +326,19 @@ async def test_a_stream_is_passed_on_as_it_comes(service: Service) -> None:
     await request
 
 
+async def test_the_instance_of_a_refusal_is_a_path_and_never_a_host(
+    service: Service,
+) -> None:
+    app = service.app(0)
+    for path, instance in {
+        "//evil.example/x": "/evil.example/x",
+        "/a\r\n<b>": "/a%0D%0A%3Cb%3E",
+    }.items():
+        refused = await get(app, path)
+        assert refused.status == 429
+        assert json.loads(refused.body)["instance"] == instance
+
+
 async def test_a_refusal_has_the_request_id_in_body_and_header(
     service: Service,
 ) -> None:
