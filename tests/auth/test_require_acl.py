@@ -236,6 +236,23 @@ def test_text_that_the_handler_reads_otherwise_is_an_error_at_registration(
         return f"{user_id}{line}"
 
 
+def test_text_that_a_dependency_reads_otherwise_is_an_error_at_registration(
+    app: FastAPI,
+) -> None:
+    async def load(user_id: int) -> int:
+        return user_id
+
+    async def load_all(user: Annotated[int, Depends(load)]) -> list[int]:
+        return [user]
+
+    async def delete(users: Annotated[list[int], Depends(load_all)]) -> list[int]:
+        return users
+
+    required = [Depends(require_acl("users.{user_id}.delete"))]
+    with pytest.raises(ValueError, match="convert 'user_id' in the path"):
+        app.add_api_route("/users/{user_id}", delete, dependencies=required)
+
+
 TRANSFORMED: dict[str, Any] = {
     "to lower case": Annotated[str, StringConstraints(to_lower=True)],
     "to upper case": Annotated[str, StringConstraints(to_upper=True)],
