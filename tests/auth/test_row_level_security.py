@@ -265,8 +265,9 @@ WIDER = {
     "another permissive policy": None,
     "the restrictive one is gone": "DROP POLICY tenant_isolation ON users",
     "it holds for one command": "DROP POLICY tenant_isolation ON users;"
-    "CREATE POLICY tenant_isolation ON users AS RESTRICTIVE FOR SELECT"
-    " USING (tenant_id = current_setting('app.tenant_id')::uuid)",
+    "CREATE POLICY tenant_isolation ON users AS RESTRICTIVE FOR UPDATE"
+    " USING (tenant_id = current_setting('app.tenant_id')::uuid)"
+    " WITH CHECK (tenant_id = current_setting('app.tenant_id')::uuid)",
     "it holds for one role": "ALTER POLICY tenant_isolation ON users TO CURRENT_USER",
     "it lets all be shown": "ALTER POLICY tenant_isolation ON users USING (true)",
     "it lets all be written": "ALTER POLICY tenant_isolation ON users"

@@ -5,6 +5,7 @@ import gc
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
@@ -133,6 +134,7 @@ async def test_no_key_and_no_value_has_a_token(
     assert len(keys) == 4
     for token in (HIDDEN, unknown):
         assert token[:8] not in stored
+        assert sha256(token.encode()).hexdigest() in stored
     assert HIDDEN not in repr(cache)
 
 
