@@ -81,6 +81,12 @@ def criteria_of(part: Element) -> Iterator[tuple[Element, tuple[object, ...] | N
             yield value, ()
 
 
+def fully_joined(query: Element) -> list[Element]:
+    """Return what a query with a FULL JOIN names, since ON holds back no row of it."""
+    full = any(how["full"] for *_, how in vars(query).get("_setup_joins", ()))
+    return [*map(rows_of, parts_of(query))] if full else []
+
+
 def mapped_columns(*models: type) -> Iterator[tuple[Element, Sequence[sa.FromClause]]]:
     """Yield what all mappers of the models' registries select, with their tables."""
     for mapper in {*chain(*(orm.class_mapper(one).registry.mappers for one in models))}:

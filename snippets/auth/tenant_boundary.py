@@ -2,8 +2,8 @@
 
 A row filter narrows statements on mapped classes, or on tables alone. Refused is the
 rest: a function by itself, text that names a bounded table or has an OR beside one, a
-made-up table, a table or an explicit join beside classes, a write within a statement,
-to an alias or by other rows, a value of the column that is not the caller's.
+made-up table, a table, an explicit or a full join beside classes, a write within a
+statement, to an alias or by other rows, a value of the column that is not the caller's.
 
 It guards against oversights, and not against code that means to get around it: a bare
 table is overlooked in a statement that has its class too.
@@ -24,6 +24,7 @@ from sqlalchemy.sql.annotation import Annotated
 
 from snippets.auth.statement_parts import (
     criteria_of,
+    fully_joined,
     parts_of,
     raw_sql,
     rows_of,
@@ -111,8 +112,7 @@ class Boundary:
 
 def _outermost(parts: list[Any]) -> Iterator[Any]:
     while parts:
-        part = parts.pop()
-        yield part
+        yield (part := parts.pop())
         parts += () if isinstance(part, sa.SelectBase) else part.get_children()
 
 
@@ -139,7 +139,7 @@ def _beside_classes(part: object, mapped: set[int]) -> Iterator[object]:
     elif isinstance(part, sa.Select):
         joined = (join[0] for join in inside.get("_setup_joins", ()))
         named = (*inside["_raw_columns"], *inside.get("_from_obj", ()), *joined)
-        yield from filter(_is_bare, named)
+        yield from chain(filter(_is_bare, named), fully_joined(part))
     elif isinstance(part, sa.UpdateBase):
         yield from filter(_is_bare, [part.table])
     elif isinstance(part, sa.Column | sa.TableValuedColumn) and _is_bare(part):

@@ -174,6 +174,22 @@ BESIDE: dict[str, sa.Executable] = {
     "whole rows of a table beside another class": select(
         Call.id, func.row_to_json(USERS.table_valued())
     ),
+    "a full join to a class": select(Call.id, User.name).outerjoin(
+        User, User.id == Call.user_id, full=True
+    ),
+    "a full join to an alias": select(Call.id, ALIAS.name).join(
+        ALIAS, sa.false(), full=True
+    ),
+    "a full join along a relationship": select(Call.id).outerjoin(Call.user, full=True),
+    "a full join behind another": select(Call.id, Extension.number)
+    .join(User, User.id == Call.user_id)
+    .outerjoin(Extension, sa.false(), full=True),
+    "a full join in a subquery": select(Call.id).where(
+        select(ALIAS.id)
+        .select_from(Call)
+        .outerjoin(ALIAS, sa.false(), full=True)
+        .exists()
+    ),
     "orm.join": select(ALIAS.name).select_from(join(User, ALIAS, sa.true())),
     "join": select(ALIAS.name).select_from(sa.join(User, ALIAS, sa.true())),
     "join of a class without tenant": select(User.name).select_from(
