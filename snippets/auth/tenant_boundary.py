@@ -94,7 +94,7 @@ class Boundary:
             self.require_no_rows(criterion, *(tables if named is None else named))
         froms = (part for part in parts if isinstance(part, sa.FromClause | sa.Column))
         mapped = {hash(part) for part in froms if not _is_bare(part)}
-        for part in parts if mapped else ():
+        for part in parts if mapped or state.is_orm_statement else ():
             if any(unaliased(one) in tables for one in _beside_classes(part, mapped)):
                 raise BoundaryError("beside classes, a table or join is not narrowed")
         if not is_write or whole.table not in tables:

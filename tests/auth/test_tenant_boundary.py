@@ -10,6 +10,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import (
+    Bundle,
     DeclarativeBase,
     Mapped,
     Session,
@@ -174,6 +175,7 @@ BESIDE: dict[str, sa.Executable] = {
     "whole rows of a table beside another class": select(
         Call.id, func.row_to_json(USERS.table_valued())
     ),
+    "columns of a table in a bundle": select(Bundle("user", USERS.c.name)),
     "a full join to a class": select(Call.id, User.name).outerjoin(
         User, User.id == Call.user_id, full=True
     ),
