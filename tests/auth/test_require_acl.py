@@ -329,6 +329,22 @@ async def test_a_converted_parameter_is_what_the_handler_is_given(
         assert await status(http, f"/lines/{text}") == 403
 
 
+async def test_more_digits_than_python_reads_are_a_fault_of_a_converted_parameter(
+    app: FastAPI, http: httpx.AsyncClient, world: FakeWorld
+) -> None:
+    @app.get(
+        "/users/{user_id:int}",
+        dependencies=[Depends(require_acl("users.{user_id}.read"))],
+    )
+    async def show(user_id: int) -> str:
+        return hex(user_id)[:4]
+
+    world.log_in(HIDDEN, acl=["#"])
+    assert await status(http, f"/users/{'9' * 4000}") == 200
+    with pytest.raises(ValueError, match="4300 digits"):
+        await status(http, f"/users/{'9' * 4301}")
+
+
 async def test_openapi_lists_what_a_route_requires(
     app: FastAPI, http: httpx.AsyncClient
 ) -> None:
