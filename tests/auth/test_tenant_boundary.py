@@ -211,6 +211,7 @@ WRITES: dict[str, sa.Executable] = {
         select(User.id).exists()
     ),
     "to an alias": sa.update(TABLE_ALIAS).values(desk="x"),
+    "to an alias of any name": sa.update(USERS.alias("staff")).values(desk="x"),
     "OR REPLACE": sa.insert(User).values(NEW).prefix_with("OR REPLACE"),
     "FROM another class": sa.update(User)
     .values(desk=Extension.number)
@@ -229,6 +230,7 @@ WRITES: dict[str, sa.Executable] = {
     .where(Extension.forward_id == User.id),
     "USING another class": sa.delete(Extension).where(User.id == Extension.user_id),
     "what a query returns, in a table": sa.update(USERS).values(desk=GREATEST),
+    "what a query of tables returns": sa.update(USERS).values(desk=GREATEST_OF_TABLE),
     "what an alias holds, in a table": sa.update(USERS)
     .values(desk=TABLE_ALIAS.c.name)
     .where(TABLE_ALIAS.c.id > 0),
