@@ -506,6 +506,14 @@ async def test_no_path_query_or_header_makes_a_second_line(
     assert len(line.splitlines()) == 1
 
 
+async def test_a_query_of_any_bytes_is_logged(log: Log) -> None:
+    exchange = Exchange(query_string=b"a=\xff\xfe&token=\xff")
+    await exchange.run(RequestLoggingMiddleware(ok))
+
+    assert log.access["status"] == 200
+    assert log.access["query"] == "a=\xff\xfe&token=***"
+
+
 @pytest.mark.parametrize(
     ("networks", "client"),
     [
