@@ -28,7 +28,7 @@ from snippets.errors.problem_details import MEDIA_TYPE, problem_response, reques
 CLIENT_ERROR, SERVER_ERROR = 400, 500
 DROPPED_4XX = re.compile(rb"(?i)content-(?!security)|etag|last-modified|transfer-")
 DROPPED_5XX = re.compile(rb"(?i)(?!retry-after$)")
-FAILED = "request %(request_id)s failed"
+LAST, FAILED = re.compile("body$|pathsend$"), "request %(request_id)s failed"
 OnError = Callable[[Exception, Scope], object]
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class _Answer:
 
     async def send(self, message: Message) -> None:
         begins = message["type"] == "http.response.start"
-        ends = message["type"] == "http.response.body" and not message.get("more_body")
+        ends = bool(LAST.search(message["type"])) and not message.get("more_body")
         if begins and self._is_unfit(message):
             self._held = message
         elif self._held:
