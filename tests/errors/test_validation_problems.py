@@ -307,14 +307,15 @@ async def test_what_is_not_json_is_refused_with_400_and_an_empty_body_with_422(
     problem(response, 400 if text else 422)
 
 
-@pytest.mark.parametrize("depth", range(300, 1000, 50))
+@pytest.mark.parametrize("depths", [range(300, 800, 50), range(800, 1000)])
 async def test_nesting_that_python_can_just_read_is_no_500(
-    client: httpx.AsyncClient, depth: int
+    client: httpx.AsyncClient, depths: range
 ) -> None:
-    text = b'{"to":' + b"[" * depth + b"NaN" + b"]" * depth + b"}"
-    for path in ("/calls", "/anything"):
-        response = await client.post(path, content=text, headers=JSON)
-        problem(response, 400)
+    for depth in depths:  # one of them can be read once, and not again from deeper
+        text = b'{"to":' + b"[" * depth + b"NaN" + b"]" * depth + b"}"
+        for path in ("/calls", "/anything"):
+            response = await client.post(path, content=text, headers=JSON)
+            problem(response, 400)
 
 
 @pytest.mark.parametrize("zeros", [0, 1, 208, 209, 250, 299, 300, 307, 308, 309, 400])
