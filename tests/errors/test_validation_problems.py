@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import reduce
@@ -99,6 +100,13 @@ class Dog(BaseModel):
 
 
 Pet = Annotated[Cat | Dog, Field(discriminator="kind")]
+
+
+class Transfer(BaseModel):
+    """To whom a call goes on, who may send it on too."""
+
+    to: "Transfer | None" = None
+    number: int = 0
 
 
 @pytest.fixture
@@ -482,6 +490,26 @@ async def test_a_key_with_the_name_of_a_member_of_a_union_does_not_mislead(
     route(app, dict[str, list[Pet]])
     home = {"cat": [{"kind": "dog", "dog": [1], "tricks": "many"}]}
     assert [place for place, *_ in await refused(client, home)] == ["/cat/0/tricks"]
+
+
+async def test_a_path_of_one_name_is_not_tried_in_every_way_there_is(
+    app: FastAPI, client: httpx.AsyncClient
+) -> None:
+    route(app, Transfer)
+    depth = 18
+    body: dict[str, Any] = {"number": "x"}
+    for _ in range(depth):
+        body = {"to": body}
+
+    tracemalloc.start()
+    try:
+        found = await refused(client, body)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert [pointer for pointer, *_ in found] == [f"{'/to' * depth}/number"]
+    assert peak < 2**depth * 10  # bytes
 
 
 async def test_what_was_changed_before_it_was_refused_is_placed_all_the_same(
