@@ -446,6 +446,20 @@ async def test_nobody_goes_by_an_answer_that_is_older_than_an_event() -> None:
     assert not await active.is_active(UUID(ACME))
 
 
+async def test_an_event_of_another_tenant_asks_about_nobody_again() -> None:
+    asked: list[UUID] = []
+
+    async def load(tenant: UUID) -> bool:
+        asked.append(tenant)
+        if len(asked) < 4:
+            active.forget(UUID(GLOBEX))
+        return True
+
+    active = ActiveTenants(load)
+    assert await active.is_active(UUID(ACME))
+    assert asked == [UUID(ACME)]
+
+
 async def test_no_more_tenants_are_remembered_than_was_said(service: Service) -> None:
     many = [UUID(one) for one in (ACME, GLOBEX, STRANGER)]
     for tenant in (*many, many[1], many[0]):
