@@ -298,6 +298,10 @@ async def test_no_message_of_pydantic_quotes_the_value(
         '{"cost": NaN}'.encode("utf-16"),
         '{"cost": 1}'.encode("utf-16-le"),
         b'{"cost": "\xff"}',
+        b'{"cost": 1, "of": "\\ud83d"}',
+        b'{"cost": 1, "of": "\\uDE00\\uD83D"}',
+        b'{"cost": 1, "\\udfff": 1}',
+        b'{"cost": 1, "of": "\xed\xa0\x80"}',
         b'{"cost": 1',
         b"{'cost': 1}",
         b'{"cost": 1} {}',
@@ -396,6 +400,38 @@ async def test_bytes_that_are_no_json_may_hold_anything(
         assert response.status_code == 200
 
 
+async def test_text_that_says_infinity_is_a_number_unless_the_model_refuses_it(
+    app: FastAPI, client: httpx.AsyncClient
+) -> None:
+    finite = Annotated[float, Field(allow_inf_nan=False)]
+
+    @app.get("/rates")
+    async def rate(any_rate: float = 1, finite_rate: finite = 1) -> str:
+        return str(any_rate + finite_rate)
+
+    for word in ("inf", "-Infinity", "nan", "1e999"):
+        answer = await client.get("/rates", params={"any_rate": word})
+        assert answer.json() in {"inf", "-inf", "nan"}
+        problem(await client.get("/rates", params={"finite_rate": word}), 422)
+    route(app, float)
+    assert (await client.post("/body", json="inf")).status_code == 200
+    app.router.routes.pop()
+    route(app, finite)
+    assert await refused(client, "inf") == [
+        ("", "finite_number", "Input should be a finite number")
+    ]
+
+
+async def test_half_a_pair_of_surrogates_is_no_text_that_an_endpoint_could_answer(
+    client: httpx.AsyncClient,
+) -> None:
+    password = CANARY * 2
+    for half in (b"\\ud800", b"\xed\xb0\x80"):
+        body = b'{"name": "Ada%b", "password": "%b"}' % (half, password.encode())
+        response = await client.post("/users", content=body, headers=JSON)
+        assert "detail" in problem(response, 400)
+
+
 async def test_an_endpoint_without_a_body_is_not_made_to_read_one(
     client: httpx.AsyncClient,
 ) -> None:
@@ -410,6 +446,9 @@ async def test_json_that_only_looks_odd_is_taken(client: httpx.AsyncClient) -> N
         '{"id": "1e52-0e99"}',
         '{"a": "\\u0000"}',
         '{"e999":1}',
+        '{"a": "\\ud83d\\ude00"}',
+        '{"a": "\\\\ud83d"}',
+        '{"a": "\ud55c\ud7a3"}',
     ):
         response = await client.post("/anything", content=text, headers=JSON)
         assert response.status_code == 200
