@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from inspect import iscoroutinefunction
 
 from fastapi import FastAPI
-from fastapi.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,7 +27,8 @@ from snippets.errors.problem_details import MEDIA_TYPE, problem_response, reques
 CLIENT_ERROR, SERVER_ERROR = 400, 500
 DROPPED_4XX = re.compile(rb"(?i)content-(?!security)|etag|last-modified|transfer-")
 DROPPED_5XX = re.compile(rb"(?i)(?!retry-after$)")
-LAST, FAILED = re.compile("body$|pathsend$"), "request %(request_id)s failed"
+FAILED = "request %(request_id)s failed"
+LAST = re.compile("body$|pathsend$")
 OnError = Callable[[Exception, Scope], object]
 logger = logging.getLogger(__name__)
 
@@ -143,8 +143,8 @@ class _Answer:
                 await response(self._scope, self._receive, self.send)
 
     def _is_unfit(self, start: Message) -> bool:
-        media_type = Headers(raw=start.get("headers", ())).get("content-type", "")
-        kind = media_type.partition(";")[0].strip().lower()
+        headers = {name.lower(): value for name, value in start.get("headers", ())}
+        kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
         if start["status"] >= SERVER_ERROR:
-            return kind != MEDIA_TYPE and not self._debug
-        return start["status"] >= CLIENT_ERROR and kind in ("", "text/plain")
+            return kind != MEDIA_TYPE.encode() and not self._debug
+        return start["status"] >= CLIENT_ERROR and kind in (b"", b"text/plain")

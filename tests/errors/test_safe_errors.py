@@ -420,6 +420,24 @@ async def test_an_answer_whose_start_has_no_headers_is_replaced_or_passed(
     assert len(records(caplog)) == 1  # of the replaced 500
 
 
+async def test_an_application_that_writes_names_in_capitals_is_understood() -> None:
+    async def shout(scope: Scope, _: Receive, send: Send) -> None:
+        status, kind = scope["query_string"].split(b"&")
+        start = {"type": "http.response.start", "status": int(status)}
+        await send({**start, "headers": [(b"Content-Type", kind)]})
+        await send({"type": "http.response.body", "body": b"own"})
+
+    for query, passes in (
+        (b"409&application/json", True),
+        (b"503&application/problem+json", True),
+        (b"409&Text/Plain; charset=utf-8", False),
+        (b"500&text/html", False),
+    ):
+        exchange = Exchange(SafetyNet(shout), query=query)
+        await exchange.run()
+        assert (exchange.body == b"own") is passes
+
+
 async def test_an_application_that_answers_nothing_is_answered_for(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
