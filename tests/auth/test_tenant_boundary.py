@@ -34,6 +34,7 @@ USERS = Base.metadata.tables["users"]
 EXTENSIONS = Base.metadata.tables["extensions"]
 ALIAS = aliased(User)
 TABLE_ALIAS: Any = USERS.alias()
+NAMED_ALIAS: Any = USERS.alias("staff")
 SAMPLE: Any = USERS.tablesample(func.system(100))
 SAMPLE_OF_CLASS: Any = sa.tablesample(User, func.system(100))
 WHOLE_ROW: Any = USERS.alias().table_valued()
@@ -211,7 +212,7 @@ WRITES: dict[str, sa.Executable] = {
         select(User.id).exists()
     ),
     "to an alias": sa.update(TABLE_ALIAS).values(desk="x"),
-    "to an alias of any name": sa.update(USERS.alias("staff")).values(desk="x"),
+    "to an alias of any name": sa.update(NAMED_ALIAS).values(desk="x"),
     "OR REPLACE": sa.insert(User).values(NEW).prefix_with("OR REPLACE"),
     "FROM another class": sa.update(User)
     .values(desk=Extension.number)
@@ -433,6 +434,19 @@ async def test_expressions_of_the_same_row_and_criteria_without_text_are_sent(
             for query in (joined, rows, lazy):
                 assert (await session.scalars(query)).all() == ["a"]
             assert (await session.scalars(either)).all() == [1]
+
+
+async def test_full_joins_and_bundles_without_a_tenants_rows_are_sent(
+    platform: Tenants,
+) -> None:
+    other = aliased(Call)
+    full = select(Call.id).join(other, Call.id == other.id, full=True)
+    pair: list[Any] = [Bundle("call", Call.id), Bundle("user", User.name)]
+    numbered = select(*pair).join(User, User.id == Call.user_id)
+    async with platform.sessions() as session:
+        with set_tenant(A):
+            assert {*await session.scalars(full)} == {1, 2}
+            assert (await session.execute(numbered)).all() == [((1,), ("a",))]
 
 
 async def test_a_write_to_a_table_without_tenant_reads_the_tenants_rows(
