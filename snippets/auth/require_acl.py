@@ -30,6 +30,15 @@ EXTENSION = "x-required-acl"
 """What OpenAPI calls the list of a route's requirements."""
 
 GetUser = Callable[..., Awaitable[AuthUser]]
+KINDS = {
+    "StringConvertor": {"str"},
+    "PathConvertor": {"str"},
+    "IntegerConvertor": {"int", "enum", "literal"},
+    "FloatConvertor": {"float"},
+    "UUIDConvertor": {"uuid"},
+}
+"""What pydantic calls the types which leave unchanged what a convertor makes."""
+
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")
 
 
@@ -117,18 +126,19 @@ def _check(route: APIRoute | APIWebSocketRoute) -> list[Requirement]:
     if unknown := names - route.param_convertors.keys():
         raise ValueError(f"{route.path} has no parameter {min(unknown)!r}")
     for field in (field for one in dependants for field in one.path_params):
-        forms = (f"{{{field.alias}{kind}}}" for kind in ("", ":str", ":path"))
-        is_text = field.alias in names and any(form in route.path for form in forms)
-        if is_text and not _is_taken_as_it_is(field.field_info):
-            raise ValueError(f"{route.path}: convert {field.alias!r} in the path")
+        kinds = KINDS.get(type(route.param_convertors.get(field.alias)).__name__)
+        if field.alias in names and not _is_taken_as_it_is(field.field_info, kinds):
+            raise ValueError(f"{route.path}: convert {field.alias!r} in the path alone")
     return required
 
 
-def _is_taken_as_it_is(text: FieldInfo) -> bool:
-    kind: Any = Annotated[text.annotation, text]
+def _is_taken_as_it_is(value: FieldInfo, kinds: set[str] | None) -> bool:
+    if kinds is None:
+        return True  # a convertor of the service's own
+    kind: Any = Annotated[value.annotation, value]
     schema = TypeAdapter[Any](kind).core_schema
     changes = {"strip_whitespace", "to_lower", "to_upper"}
-    return schema["type"] == "str" and not any(map(schema.get, changes))
+    return schema["type"] in kinds and not any(map(schema.get, changes))
 
 
 def _with_all_below(dependant: Dependant) -> Iterator[Dependant]:

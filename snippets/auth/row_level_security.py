@@ -9,7 +9,8 @@ transaction changes nothing there.
 Not held back are superusers and roles with BYPASSRLS: run migrations and jobs for all
 tenants as such a role, on an engine of its own, and the service as none. Nor are text
 that sets the setting, which is believed, and TRUNCATE: let the service's role neither
-own the tables nor have that privilege.
+own the tables nor have that privilege. A view and a SECURITY DEFINER function read as
+the role that owns them: make views with security_invoker.
 
 Source: https://www.postgresql.org/docs/15/ddl-rowsecurity.html
 """

@@ -81,6 +81,12 @@ def criteria_of(part: Element) -> Iterator[tuple[Element, tuple[object, ...] | N
             yield value, ()
 
 
+def fully_joined(query: Element) -> list[Element]:
+    """Return what a query with a FULL JOIN names, since ON holds back no row of it."""
+    full = any(how["full"] for *_, how in vars(query).get("_setup_joins", ()))
+    return [*map(rows_of, parts_of(query))] if full else []
+
+
 def mapped_columns(*models: type) -> Iterator[tuple[Element, Sequence[sa.FromClause]]]:
     """Yield what all mappers of the models' registries select, with their tables."""
     for mapper in {*chain(*(orm.class_mapper(one).registry.mappers for one in models))}:
@@ -90,11 +96,16 @@ def mapped_columns(*models: type) -> Iterator[tuple[Element, Sequence[sa.FromCla
 
 def table_of(part: object) -> object:
     """Return the table of a column, a write or an alias; what has none is returned."""
-    return unaliased(getattr(part, "table", part))
+    return unaliased(rows_of(part))
+
+
+def rows_of(part: Element) -> Element:
+    """Return the table or alias of a column or of a whole row that is one value."""
+    return getattr(part, "scalar_alias", getattr(part, "table", part))
 
 
 def unaliased(table: object) -> object:
-    """Return what an alias, also one of an alias, is an alias of."""
-    while isinstance(table, sa.Alias):
+    """Return what an alias, or a sample, also one of another, is one of."""
+    while isinstance(table, sa.Alias | sa.TableSample):
         table = table.element
     return table

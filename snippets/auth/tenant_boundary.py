@@ -2,8 +2,8 @@
 
 A row filter narrows statements on mapped classes, or on tables alone. Refused is the
 rest: a function by itself, text that names a bounded table or has an OR beside one, a
-made-up table, a table or an explicit join beside classes, a write within a statement,
-to an alias or by other rows, a value of the column that is not the caller's.
+made-up table, a table, an explicit or a full join beside classes, a write within a
+statement, to an alias or by other rows, a value of the column that is not the caller's.
 
 It guards against oversights, and not against code that means to get around it: a bare
 table is overlooked in a statement that has its class too.
@@ -24,8 +24,10 @@ from sqlalchemy.sql.annotation import Annotated
 
 from snippets.auth.statement_parts import (
     criteria_of,
+    fully_joined,
     parts_of,
     raw_sql,
+    rows_of,
     table_of,
     unaliased,
     values_of,
@@ -92,7 +94,7 @@ class Boundary:
             self.require_no_rows(criterion, *(tables if named is None else named))
         froms = (part for part in parts if isinstance(part, sa.FromClause | sa.Column))
         mapped = {hash(part) for part in froms if not _is_bare(part)}
-        for part in parts if mapped else ():
+        for part in parts if mapped or state.is_orm_statement else ():
             if any(unaliased(one) in tables for one in _beside_classes(part, mapped)):
                 raise BoundaryError("beside classes, a table or join is not narrowed")
         if not is_write or whole.table not in tables:
@@ -103,15 +105,14 @@ class Boundary:
         read += vars(whole).get("_where_criteria", ()) if mapped else ()
         for part in _outermost(read):
             nested = isinstance(part, sa.SelectBase) and (state.is_insert or not mapped)
-            other = getattr(part, "table", whole.table) != whole.table
-            if nested or (other and not state.is_insert and table_of(part) in tables):
+            other = table_of(part) in tables and rows_of(part) != whole.table
+            if nested or (other and not state.is_insert):
                 raise BoundaryError("a write by other rows is not narrowed: read first")
 
 
 def _outermost(parts: list[Any]) -> Iterator[Any]:
     while parts:
-        part = parts.pop()
-        yield part
+        yield (part := parts.pop())
         parts += () if isinstance(part, sa.SelectBase) else part.get_children()
 
 
@@ -119,9 +120,8 @@ def _refuse_names(parts: list[Any], whole: object, of: dict[sa.Table, type]) -> 
     names = {table.name.casefold() for table in of}
     if whole is None or any(table_of(part) in of for part in parts):
         names.add("or")  # text has no parentheses, and a condition is put behind it
-    texts: list[str] = []
+    texts = [*chain(*map(raw_sql, parts))]
     for part in parts:
-        texts += raw_sql(part)
         if isinstance(part, sa.TableClause) and part not in of:
             texts.append(part.name)
         elif isinstance(part, sa.UpdateBase):
@@ -139,11 +139,11 @@ def _beside_classes(part: object, mapped: set[int]) -> Iterator[object]:
     elif isinstance(part, sa.Select):
         joined = (join[0] for join in inside.get("_setup_joins", ()))
         named = (*inside["_raw_columns"], *inside.get("_from_obj", ()), *joined)
-        yield from filter(_is_bare, named)
+        yield from chain(filter(_is_bare, named), fully_joined(part))
     elif isinstance(part, sa.UpdateBase):
         yield from filter(_is_bare, [part.table])
-    elif isinstance(part, sa.Column) and _is_bare(part):
-        yield from {part.table} if hash(part.table) not in mapped else ()
+    elif isinstance(part, sa.Column | sa.TableValuedColumn) and _is_bare(part):
+        yield from {rows_of(part)} if hash(rows_of(part)) not in mapped else ()
 
 
 def _is_bare(part: object) -> bool:

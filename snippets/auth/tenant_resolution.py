@@ -17,6 +17,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 from fastapi import Depends, Header, HTTPException
 from fastapi.requests import HTTPConnection
@@ -49,17 +50,18 @@ class ActiveTenants:
         """Know of no tenant."""
         self._load, self._ttl, self._size, self._clock = load, ttl, size, clock
         self._known: dict[UUID, tuple[bool, float]] = {}
-        self._events = 0
+        self._asked = WeakValueDictionary[UUID, set[None]]()  # until answered
 
     async def is_active(self, tenant: UUID) -> bool:
         """Return whether it is; errors of `load` pass, and are not remembered."""
         active, until = self._known.get(tenant, (False, 0.0))
         if tenant in self._known and self._clock() < until:
             return active
-        events = -1
-        while events != self._events:  # an answer may be older than an event
-            events, until = self._events, self._clock() + self._ttl
-            active = await self._load(tenant)
+        asked = None
+        while asked is None or asked is not self._asked.get(tenant):
+            asked = self._asked.setdefault(tenant, set())
+            until = self._clock() + self._ttl
+            active = await self._load(tenant)  # what may be older than an event
         self._known.pop(tenant, None)
         self._known[tenant] = active, until
         if len(self._known) > self._size:
@@ -68,7 +70,7 @@ class ActiveTenants:
 
     def forget(self, tenant: UUID) -> None:
         """Ask again about a tenant, whatever was answered so far."""
-        self._events += 1
+        self._asked.pop(tenant, None)
         self._known.pop(tenant, None)
 
 

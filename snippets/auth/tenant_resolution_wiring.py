@@ -1,6 +1,8 @@
 """Wire tokens, their cache, permissions, the tenant and its rows into one service."""
 
-from fastapi import Depends, FastAPI, HTTPException
+from typing import Annotated
+
+from fastapi import Depends, FastAPI, HTTPException, Path
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -12,6 +14,8 @@ from snippets.auth.token_auth import AuthClient
 from snippets.auth.token_cache import TokenCache
 from snippets.caching.cached import Cache, cached
 from snippets.database.async_session import SessionDep, session_scope
+
+LARGEST_KEY = 2**31 - 1  # of an INTEGER column; a driver fails at any larger one
 
 
 class Base(DeclarativeBase):
@@ -52,7 +56,9 @@ def create_app(
     may_read = Depends(require_acl("extensions.{key}.read"))
 
     @app.get("/extensions/{key:int}", dependencies=[may_read])
-    async def read_extension(key: int, session: SessionDep) -> str:
+    async def read_extension(
+        key: Annotated[int, Path(le=LARGEST_KEY)], session: SessionDep
+    ) -> str:
         if (extension := await session.get(Extension, key)) is None:
             raise HTTPException(404)
         return extension.number

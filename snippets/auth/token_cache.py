@@ -83,7 +83,6 @@ class TokenCache:
     ) -> _Known:
         root = self._root(token)
         key = f"{root}:{tenant or 'user'}"
-        kind = bool if user else AuthUser
 
         async def find() -> _Answer:
             began = self.clock()
@@ -91,11 +90,11 @@ class TokenCache:
             old, _, payload = stored.partition(b"|")
             with suppress(ValidationError):
                 kept = _Known.model_validate_json(payload)
-                fits = not kept.answer or isinstance(kept.answer, kind)
+                fits = not kept.answer or (kept.answer is True) is bool(user)
                 if old == mark and began < kept.until and fits:
                     return mark, payload
             known = await self._ask(token, user, tenant)
-            now, payload = self.clock(), known.model_dump_json().encode()
+            now, payload = self.clock(), known.model_dump_json().encode()  # no token
             life = known.until - now
             is_in_time = now < began + self.ttl and life >= timedelta(milliseconds=1)
             if mark is not None and is_in_time:
@@ -111,7 +110,9 @@ class TokenCache:
 
     async def _read(self, *keys: str) -> list[bytes]:
         found = await _attempt(self.redis().mget(*keys))
-        return [one or b"" for one in found] if isinstance(found, list) else []
+        values = [one or b"" for one in found] if isinstance(found, list) else []
+        is_sound = len(values) == len(keys) and {*map(type, values)} <= {bytes, str}
+        return values if is_sound else []
 
     async def _ask(
         self, token: str, user: AuthUser | None, tenant: UUID | None
@@ -126,8 +127,7 @@ class TokenCache:
         except refused:
             return self._refusal()
         end = max(user.expires_at, self.clock()) - self.skew
-        until = min(self.clock() + self.ttl, end)
-        return _Known(answer=answer, until=until)  # JSON hides a user's token
+        return _Known(answer=answer, until=min(self.clock() + self.ttl, end))
 
     def _refusal(self) -> _Known:
         now = until = self.clock()
@@ -145,6 +145,6 @@ class TokenCache:
 async def _attempt(command: Awaitable[object]) -> object:
     try:
         return await command
-    except (RedisError, OSError, ValueError) as error:  # the last for nonsense
+    except (RedisError, OSError, ValueError, RecursionError) as error:  # or nonsense
         logging.getLogger(__name__).warning("token cache: %s", type(error).__name__)
         return None

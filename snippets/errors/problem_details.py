@@ -2,8 +2,8 @@
 
 Each `HTTPException` becomes `application/problem+json`, also those of Starlette: an
 unknown path, a wrong method, a malformed form. It does so whatever `Accept` asks for.
-The headers of a 4xx are kept. Of a 5xx the client is told the status, the type and the
-title, and `Retry-After`; the exception is logged once, with the request's id.
+Headers of a 4xx are kept if they can be sent. Of a 5xx the client is told the status,
+type, title and `Retry-After`; the exception is logged once, with the request's id.
 
 Unhandled exceptions and what middleware answers by itself are for `safe_errors`.
 
@@ -25,8 +25,9 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 CLIENT_ERROR, SERVER_ERROR, BEYOND = 400, 500, 600
-MEDIA_TYPE = "application/problem+json"
+MEDIA_TYPE, OURS = "application/problem+json", ("content-type", "content-length")
 REFERENCE = re.compile(r"[!#-;=?-\[\]_a-z~]+")
+SENDABLE = re.compile(r"|[!-~\x80-\xff]+([ \t]+[!-~\x80-\xff]+)*")
 # RFC 9110 has new names for two, and Python from 3.13 on.
 RENAMED = {413: "Content Too Large", 422: "Unprocessable Content"}
 PHRASES = http.client.responses | RENAMED
@@ -94,9 +95,9 @@ def problem_response(scope: Scope, error: HTTPException) -> Response:
     headers, status = dict(error.headers or {}), error.status_code
     if not CLIENT_ERROR <= status < BEYOND:
         return Response(status_code=status, headers=headers)
-    for name in list(headers):
+    for name, value in list(headers.items()):
         hidden = status >= SERVER_ERROR and name.lower() != "retry-after"
-        if hidden or name.lower() in ("content-type", "content-length"):
+        if hidden or name.lower() in OURS or not SENDABLE.fullmatch(value):
             del headers[name]
     response = Response(_body(scope, error), status, headers, MEDIA_TYPE)
     if scope.get("method") == "HEAD":

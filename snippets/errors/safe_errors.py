@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from inspect import iscoroutinefunction
 
 from fastapi import FastAPI
-from fastapi.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -29,6 +28,7 @@ CLIENT_ERROR, SERVER_ERROR = 400, 500
 DROPPED_4XX = re.compile(rb"(?i)content-(?!security)|etag|last-modified|transfer-")
 DROPPED_5XX = re.compile(rb"(?i)(?!retry-after$)")
 FAILED = "request %(request_id)s failed"
+LAST = re.compile("body$|pathsend$")
 OnError = Callable[[Exception, Scope], object]
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class _Answer:
 
     async def send(self, message: Message) -> None:
         begins = message["type"] == "http.response.start"
-        ends = message["type"] == "http.response.body" and not message.get("more_body")
+        ends = bool(LAST.search(message["type"])) and not message.get("more_body")
         if begins and self._is_unfit(message):
             self._held = message
         elif self._held:
@@ -143,8 +143,8 @@ class _Answer:
                 await response(self._scope, self._receive, self.send)
 
     def _is_unfit(self, start: Message) -> bool:
-        media_type = Headers(raw=start.get("headers", ())).get("content-type", "")
-        kind = media_type.partition(";")[0].strip().lower()
+        headers = {name.lower(): value for name, value in start.get("headers", ())}
+        kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
         if start["status"] >= SERVER_ERROR:
-            return kind != MEDIA_TYPE and not self._debug
-        return start["status"] >= CLIENT_ERROR and kind in ("", "text/plain")
+            return kind != MEDIA_TYPE.encode() and not self._debug
+        return start["status"] >= CLIENT_ERROR and kind in (b"", b"text/plain")

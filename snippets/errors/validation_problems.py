@@ -1,9 +1,9 @@
 """Tell a client which of its values are wrong, and repeat none of them.
 
 A request that does not fit is answered 422, with one entry for each place, at most 50.
-What is not JSON is answered 400, as are NaN, infinity and endless nesting. Messages are
-pydantic's, cut before what the model does not decide: a `ValueError` may quote it.
-For words of its own, a validator raises `PydanticCustomError` without a context.
+What is not JSON is answered 400, also NaN, infinity, lone surrogates, endless nesting.
+Messages are pydantic's, cut before what the model does not decide: a `ValueError` may
+quote it. For its own words, a validator raises `PydanticCustomError` without a context.
 
 Data of the service that does not fit its model is raised again without the values, as
 `InvalidDataError`, which is a 500. In a task, a stream, a group or a cause it is not:
@@ -39,7 +39,8 @@ LOCATIONS = ("body", "query", "path", "header", "cookie")
 MODEL_SAYS = """actual_length decimal_places discriminator expected expected_schemes ge
 field_type gt le lt max_digits max_length min_length multiple_of pattern whole_digits"""
 # Seldom in a body, and searched for faster than the body is parsed a second time.
-SUSPECT = re.compile(rb"NaN|Infinity|\d[eE]\+?\d\d+([\s,\]}]|$)|(?<!\d)\d{300}|\0")
+NUMBER = rb"NaN|Infinity|\d[eE]\+?\d\d+([\s,\]}]|$)|(?<!\d)\d{300}"
+SUSPECT = re.compile(NUMBER + rb"|\0|\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
 NOT_JSON = "The body is not JSON."
 OwnError = ResponseValidationError | ValidationError
 
@@ -71,7 +72,7 @@ def install_validation_handler(app: FastAPI) -> None:
     """
     if any(type(route) is not Route for route in app.routes):
         raise RuntimeError("install the validation handler before there are routes")
-    app.router.dependencies.append(Depends(_refuse_non_finite))
+    app.router.dependencies.append(Depends(_refuse_lax_json))
 
     @app.exception_handler(RequestValidationError)
     async def refuse(request: Request, error: RequestValidationError) -> Response:
@@ -87,8 +88,7 @@ def install_validation_handler(app: FastAPI) -> None:
                 break
         more = len(places) > MOST_ERRORS or len(error.errors()) > MOST_READ
         members = {"errors": list(places.values())[:MOST_ERRORS], "truncated": more}
-        problem = ProblemException(422, members=members)
-        return problem_response(request.scope, problem)
+        return problem_response(request.scope, ProblemException(422, members=members))
 
     @app.exception_handler(WebSocketRequestValidationError)
     async def close(websocket: WebSocket, _: WebSocketRequestValidationError) -> None:
@@ -138,13 +138,13 @@ def _way(path: list[Any], body: object, error: Mapping[str, Any]) -> list[Any]:
     return next(found, ways[0][1]) + last
 
 
-async def _refuse_non_finite(connection: HTTPConnection) -> None:
-    """Refuse what Python's parser takes for JSON and is none."""
+async def _refuse_lax_json(connection: HTTPConnection) -> None:
+    """Refuse what Python's parser takes for JSON and others would not."""
     if not (isinstance(connection, Request) and "_json" in vars(connection)):
         return  # Starlette keeps there what FastAPI has read as JSON
-    body = await connection.body()
-    if SUSPECT.search(body):
+    if SUSPECT.search(body := await connection.body()):
         try:
-            json.dumps(json.loads(body.decode()), allow_nan=False)
+            whole = json.loads(body.decode())
+            json.dumps(whole, allow_nan=False, ensure_ascii=False).encode()
         except (RecursionError, ValueError):
             raise ProblemException(400, NOT_JSON) from None

@@ -64,12 +64,13 @@ class BodyLimitMiddleware:
 
 
 def _problem(scope: Scope, start: Message) -> bytes:
+    path = "/" + scope["path"].lstrip("/")  # two slashes would begin a host
     problem = {
         "type": "about:blank",
         "title": TITLE,
         "status": TOO_LARGE,
         "detail": f"the body may have {scope[MAX_BODY_SIZE_SCOPE_KEY]} bytes at most",
-        "instance": quote(scope["path"]),
+        "instance": quote(path),
     }
     if request_id := scope.get("state", {}).get("request_id"):
         problem["request_id"] = request_id

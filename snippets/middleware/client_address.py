@@ -27,7 +27,7 @@ HEADER = b"x-forwarded-for"
 LONGEST = 64
 """Characters that are looked at: no address has more, with or without a port."""
 IPV6_PREFIX = 64
-"""Bits of an IPv6 address that its owner cannot choose."""
+"""Bits of an IPv6 address that a client on one link cannot choose."""
 
 
 def client_address(scope: Mapping[str, Any], *, trusted_proxies: Networks) -> str:
@@ -50,7 +50,8 @@ def client_address(scope: Mapping[str, Any], *, trusted_proxies: Networks) -> st
 def client_network(scope: Mapping[str, Any], *, trusted_proxies: Networks) -> str:
     """Return what one client cannot leave: its IPv4 address, or its IPv6 network.
 
-    Count by this, not by the address: an IPv6 client has 2**64 of them.
+    Count by this, not by the address: an IPv6 client has 2**64 of them. Who was given a
+    shorter prefix has several networks, with a /48 as many as 2**16.
     """
     address = client_address(scope, trusted_proxies=trusted_proxies)
     return _network(address) if ":" in address else address

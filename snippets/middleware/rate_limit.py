@@ -117,12 +117,13 @@ def rate_limit(
 
 def refusal(scope: Scope, error: RateLimited) -> JSONResponse:
     """Return a problem document with the request's id, if it has one."""
+    path = "/" + scope["path"].lstrip("/")  # two slashes would begin a host
     problem = {
         "type": "about:blank",
         "title": HTTPStatus(error.status_code).phrase,
         "status": error.status_code,
         "detail": error.detail,
-        "instance": quote(scope["path"]),
+        "instance": quote(path),
     }
     if request_id := scope.get("state", {}).get("request_id"):
         problem["request_id"] = request_id

@@ -78,7 +78,7 @@ class Redactor:
             case str():
                 return self.text(value)
             case int() | float():
-                return MASK if abs(value) >= THIRTEEN_DIGITS else value
+                return value if abs(value) < THIRTEEN_DIGITS else MASK  # as is NaN
             case _:
                 return None if value is None else f"<{type(value).__name__}>"
 

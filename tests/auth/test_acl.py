@@ -223,6 +223,7 @@ def test_a_caller_may_give_what_it_has_and_is_not_denied(
         (["doc.*"], "!doc.#", False),
         ([], "!doc.x", False),
         (["#"], "!!x", True),
+        (["x"], "!!x", False),
         (["#", "!s.read"], "s.*", False),
         (["#", "!s.read"], "!s.*", False),
         (["#", "!s.read"], "!t.#", True),

@@ -1,7 +1,9 @@
 """A route is open to those whose grants say so, and shows what it requires."""
 
 import logging
-from collections.abc import AsyncIterator, MutableMapping
+from collections.abc import AsyncIterator, Callable, MutableMapping
+from datetime import date
+from enum import IntEnum
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -15,6 +17,7 @@ from pydantic import (
     StringConstraints,
     WrapValidator,
 )
+from starlette.convertors import CONVERTOR_TYPES, Convertor
 
 from catalogue.plugin import Proof
 from snippets.auth import require_acl_naive
@@ -236,6 +239,23 @@ def test_text_that_the_handler_reads_otherwise_is_an_error_at_registration(
         return f"{user_id}{line}"
 
 
+def test_text_that_a_dependency_reads_otherwise_is_an_error_at_registration(
+    app: FastAPI,
+) -> None:
+    async def load(user_id: int) -> int:
+        return user_id
+
+    async def load_all(user: Annotated[int, Depends(load)]) -> list[int]:
+        return [user]
+
+    async def delete(users: Annotated[list[int], Depends(load_all)]) -> list[int]:
+        return users
+
+    required = [Depends(require_acl("users.{user_id}.delete"))]
+    with pytest.raises(ValueError, match="convert 'user_id' in the path"):
+        app.add_api_route("/users/{user_id}", delete, dependencies=required)
+
+
 TRANSFORMED: dict[str, Any] = {
     "to lower case": Annotated[str, StringConstraints(to_lower=True)],
     "to upper case": Annotated[str, StringConstraints(to_upper=True)],
@@ -310,6 +330,88 @@ async def test_a_converted_parameter_is_what_the_handler_is_given(
     assert await status(http, "/users/8", "DELETE") == 200
     for text in (line, line.upper(), line.replace("-", "")):
         assert await status(http, f"/lines/{text}") == 403
+
+
+CONVERTED: dict[str, Any] = {
+    "{user_id:float}": int,  # 7.0 would be 7
+    "{user_id:int}": Annotated[int, AfterValidator(abs)],
+    "{user_id:uuid}": Annotated[UUID, BeforeValidator(lambda one: one)],
+}
+
+
+@pytest.mark.parametrize("parameter", CONVERTED)
+def test_a_converted_parameter_that_the_handler_converts_again_is_an_error(
+    app: FastAPI, parameter: str
+) -> None:
+    async def delete(user_id: object) -> str:
+        return str(user_id)
+
+    delete.__annotations__["user_id"] = CONVERTED[parameter]
+    required = [Depends(require_acl("users.{user_id}.delete"))]
+    with pytest.raises(ValueError, match="convert 'user_id' in the path alone"):
+        app.add_api_route(f"/{parameter}", delete, dependencies=required)
+
+
+async def test_a_choice_of_numbers_and_a_convertor_of_ones_own_are_accepted(
+    app: FastAPI,
+    http: httpx.AsyncClient,
+    world: FakeWorld,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Line(IntEnum):
+        """Which line of an extension."""
+
+        FIRST = 1
+
+    async def by_line(line: Line) -> int:
+        return line
+
+    async def by_number(number: Literal[7]) -> int:
+        return number
+
+    async def by_month(month: Annotated[date, AfterValidator(lambda one: one)]) -> str:
+        return month.isoformat()
+
+    class MonthConvertor(Convertor[date]):
+        """A month in the path."""
+
+        regex = r"\d{4}-\d{2}"
+
+        def convert(self, value: str) -> date:
+            """Return the first day."""
+            return date.fromisoformat(f"{value}-01")
+
+    monkeypatch.setitem(CONVERTOR_TYPES, "month", MonthConvertor())
+    handlers: dict[str, Callable[..., Any]] = {
+        "{line:int}/lines": by_line,
+        "{number:int}": by_number,
+        "{month:month}/bills": by_month,
+    }
+    for path, handler in handlers.items():
+        name = path[1:].partition(":")[0]
+        required = [Depends(require_acl(f"of.{{{name}}}"))]
+        app.add_api_route(f"/{path}", handler, dependencies=required)
+    world.log_in(HIDDEN, acl=["of.1", "of.7", "of.2026-11-01"])
+    assert (await http.get("/1/lines")).json() == 1
+    assert (await http.get("/7")).json() == 7
+    assert (await http.get("/2026-11/bills")).json() == "2026-11-01"
+    assert await status(http, "/2026-12/bills") == 403
+
+
+async def test_more_digits_than_python_reads_are_a_fault_of_a_converted_parameter(
+    app: FastAPI, http: httpx.AsyncClient, world: FakeWorld
+) -> None:
+    @app.get(
+        "/users/{user_id:int}",
+        dependencies=[Depends(require_acl("users.{user_id}.read"))],
+    )
+    async def show(user_id: int) -> str:
+        return hex(user_id)[:4]
+
+    world.log_in(HIDDEN, acl=["#"])
+    assert await status(http, f"/users/{'9' * 4000}") == 200
+    with pytest.raises(ValueError, match="4300 digits"):
+        await status(http, f"/users/{'9' * 4301}")
 
 
 async def test_openapi_lists_what_a_route_requires(

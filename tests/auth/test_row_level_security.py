@@ -265,8 +265,9 @@ WIDER = {
     "another permissive policy": None,
     "the restrictive one is gone": "DROP POLICY tenant_isolation ON users",
     "it holds for one command": "DROP POLICY tenant_isolation ON users;"
-    "CREATE POLICY tenant_isolation ON users AS RESTRICTIVE FOR SELECT"
-    " USING (tenant_id = current_setting('app.tenant_id')::uuid)",
+    "CREATE POLICY tenant_isolation ON users AS RESTRICTIVE FOR UPDATE"
+    " USING (tenant_id = current_setting('app.tenant_id')::uuid)"
+    " WITH CHECK (tenant_id = current_setting('app.tenant_id')::uuid)",
     "it holds for one role": "ALTER POLICY tenant_isolation ON users TO CURRENT_USER",
     "it lets all be shown": "ALTER POLICY tenant_isolation ON users USING (true)",
     "it lets all be written": "ALTER POLICY tenant_isolation ON users"
@@ -356,6 +357,41 @@ async def test_truncate_is_held_back_by_a_missing_privilege_alone(
     async with admin.connect() as connection:
         assert await connection.scalar(count) == 0
     await admin.dispose()
+
+
+PASSING = (
+    "CREATE VIEW by_owner AS SELECT * FROM users",
+    "CREATE VIEW by_reader WITH (security_invoker) AS SELECT * FROM users",
+    """CREATE FUNCTION by_definer() RETURNS SETOF users LANGUAGE sql SECURITY DEFINER
+    AS 'SELECT * FROM users'""",
+    "GRANT SELECT ON by_owner, by_reader TO PUBLIC",
+)
+SHOWN = {
+    "SELECT name FROM by_owner ORDER BY id": ["a", "b"],
+    "SELECT name FROM by_definer() ORDER BY id": ["a", "b"],
+    "SELECT name FROM by_reader ORDER BY id": ["a"],
+}
+
+
+@postgresql
+async def test_a_view_and_a_function_are_held_back_as_their_owner_is(
+    service: AsyncEngine, database_url: str
+) -> None:
+    admin = create_async_engine(database_url, poolclass=NullPool)
+    async with admin.begin() as connection:
+        for statement in PASSING:
+            await connection.execute(text(statement))
+    shown = {}
+    with set_tenant(A):
+        async with service.connect() as connection:
+            await connection.run_sync(require_policies, Base.metadata)
+            for query in SHOWN:
+                shown[query] = (await connection.scalars(text(query))).all()
+    async with admin.begin() as connection:
+        await connection.execute(text("DROP VIEW by_owner, by_reader"))
+        await connection.execute(text("DROP FUNCTION by_definer"))
+    await admin.dispose()
+    assert shown == SHOWN
 
 
 PROTECTED = """

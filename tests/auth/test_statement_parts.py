@@ -23,9 +23,11 @@ from sqlalchemy.orm import (
 from catalogue.plugin import Proof
 from snippets.auth.statement_parts import (
     criteria_of,
+    fully_joined,
     mapped_columns,
     parts_of,
     raw_sql,
+    rows_of,
     table_of,
     values_of,
 )
@@ -36,6 +38,7 @@ from tests.support.tenants import A, Base, Call, Extension, User
 
 USERS = Base.metadata.tables["users"]
 EXTENSIONS = Base.metadata.tables["extensions"]
+ALIAS = aliased(User)
 UPSERT = postgresql.insert(User).values(id=1)
 
 HIDDEN = "1 = 1 OR 2 = 1"
@@ -201,10 +204,31 @@ def test_what_all_mappers_of_a_registry_select_comes_with_their_tables() -> None
     assert all(found[column] == [USERS] for column in USERS.c)
 
 
+def test_what_a_full_join_joins_is_found_and_no_other_join() -> None:
+    for target in (User, ALIAS):
+        query = select(Call).outerjoin(target, sa.true(), full=True)
+        assert USERS in {*map(table_of, fully_joined(query))}
+    along = select(Call.id).join(Call.user, full=True)
+    assert USERS in {*map(table_of, fully_joined(along))}
+    for other in (select(Call).outerjoin(User, sa.true()), select(User), USERS):
+        assert fully_joined(other) == []
+
+
 def test_the_table_of_an_alias_of_an_alias_is_the_table() -> None:
     alias: Any = USERS.alias().alias()
     assert table_of(alias) is table_of(alias.c.id) is USERS
     assert table_of(sa.delete(EXTENSIONS)) is EXTENSIONS
+
+
+def test_the_table_of_a_sample_and_of_a_whole_row_is_the_table() -> None:
+    sample: Any = USERS.alias().tablesample(sa.func.system(10))
+    assert (
+        table_of(sample) is table_of(sample.c.id) is table_of(sample.alias()) is USERS
+    )
+    for table in (USERS, sample):
+        row = table.table_valued()
+        assert rows_of(row) is table
+        assert table_of(row) is USERS
 
 
 def test_the_naive_walk_misses_most_text(proof: Proof) -> None:

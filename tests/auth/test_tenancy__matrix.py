@@ -27,6 +27,7 @@ from sqlalchemy.orm.exc import ObjectDeletedError
 from sqlalchemy.orm.interfaces import ORMOption
 
 from snippets.auth.tenancy import bypass_tenancy, set_tenant
+from snippets.auth.tenant_boundary import BoundaryError
 from tests.support.tenants import (
     A,
     B,
@@ -647,6 +648,30 @@ async def test_an_upsert_compares_with_the_rows_of_its_tenant_alone(
         with set_tenant(A):
             await session.execute(upsert)
             assert await session.scalar(select(User.desk)) == "changed"
+
+
+async def test_an_upsert_that_names_what_was_refused_is_written_to_the_table(
+    platform: Tenants,
+) -> None:
+    real = platform.engine.dialect.name == "postgresql"
+
+    async def upsert(session: AsyncSession, target: type[User] | sa.Table) -> None:
+        insert = (postgresql.insert if real else sqlite.insert)(target)
+        for n in (1, 2):
+            row = insert.values(id=n, name="ab"[n - 1], desk="changed")
+            new = {"desk": row.excluded.desk}
+            await session.execute(
+                row.on_conflict_do_update(index_elements=["id"], set_=new)
+            )
+
+    async with platform.sessions() as session:
+        with set_tenant(A):
+            await upsert(session, USERS)
+            with pytest.raises(BoundaryError, match="beside classes"):
+                await upsert(session, User)
+        with bypass_tenancy():
+            found = await session.execute(select(User.name, User.desk))
+    assert [tuple(row) for row in sorted(found)] == [("a", "changed"), ("b", "")]
 
 
 async def test_a_key_of_another_tenant_is_not_taken_over(platform: Tenants) -> None:

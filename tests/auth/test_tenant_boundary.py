@@ -10,6 +10,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import (
+    Bundle,
     DeclarativeBase,
     Mapped,
     Session,
@@ -33,6 +34,10 @@ USERS = Base.metadata.tables["users"]
 EXTENSIONS = Base.metadata.tables["extensions"]
 ALIAS = aliased(User)
 TABLE_ALIAS: Any = USERS.alias()
+NAMED_ALIAS: Any = USERS.alias("staff")
+SAMPLE: Any = USERS.tablesample(func.system(100))
+SAMPLE_OF_CLASS: Any = sa.tablesample(User, func.system(100))
+WHOLE_ROW: Any = USERS.alias().table_valued()
 GREATEST = select(func.max(ALIAS.name)).scalar_subquery()
 GREATEST_OF_TABLE = select(func.max(TABLE_ALIAS.c.name)).scalar_subquery()
 GREATEST_AS_TEXT: sa.ColumnClause[str] = sa.literal_column(
@@ -159,6 +164,35 @@ BESIDE: dict[str, sa.Executable] = {
     "a table that is only joined": select(User.id, func.count())
     .join(TABLE_ALIAS, sa.true())
     .group_by(User.id),
+    "a sample of a class": select(SAMPLE_OF_CLASS.c.name),
+    "a sample that is only counted": select(func.count()).select_from(SAMPLE_OF_CLASS),
+    "a sample beside a class": select(User.name, SAMPLE.c.name).join(SAMPLE, sa.true()),
+    "an alias of a sample": select(Call.id).where(
+        Call.user_id.in_(select(SAMPLE.alias().c.id))
+    ),
+    "whole rows beside a class": select(
+        User.name, select(func.json_agg(WHOLE_ROW)).scalar_subquery()
+    ),
+    "whole rows of a table beside another class": select(
+        Call.id, func.row_to_json(USERS.table_valued())
+    ),
+    "columns of a table in a bundle": select(Bundle("user", USERS.c.name)),
+    "a full join to a class": select(Call.id, User.name).outerjoin(
+        User, User.id == Call.user_id, full=True
+    ),
+    "a full join to an alias": select(Call.id, ALIAS.name).join(
+        ALIAS, sa.false(), full=True
+    ),
+    "a full join along a relationship": select(Call.id).outerjoin(Call.user, full=True),
+    "a full join behind another": select(Call.id, Extension.number)
+    .join(User, User.id == Call.user_id)
+    .outerjoin(Extension, sa.false(), full=True),
+    "a full join in a subquery": select(Call.id).where(
+        select(ALIAS.id)
+        .select_from(Call)
+        .outerjoin(ALIAS, sa.false(), full=True)
+        .exists()
+    ),
     "orm.join": select(ALIAS.name).select_from(join(User, ALIAS, sa.true())),
     "join": select(ALIAS.name).select_from(sa.join(User, ALIAS, sa.true())),
     "join of a class without tenant": select(User.name).select_from(
@@ -178,16 +212,26 @@ WRITES: dict[str, sa.Executable] = {
         select(User.id).exists()
     ),
     "to an alias": sa.update(TABLE_ALIAS).values(desk="x"),
+    "to an alias of any name": sa.update(NAMED_ALIAS).values(desk="x"),
     "OR REPLACE": sa.insert(User).values(NEW).prefix_with("OR REPLACE"),
     "FROM another class": sa.update(User)
     .values(desk=Extension.number)
     .where(Extension.id > 0),
     "FROM an alias": sa.update(User).values(desk=ALIAS.name).where(ALIAS.id > 0),
+    "FROM a sample": sa.update(User).values(desk=SAMPLE.c.name).where(SAMPLE.c.id > 0),
+    "FROM a sample, in a table": sa.update(USERS)
+    .values(desk=SAMPLE.c.name)
+    .where(SAMPLE.c.id != USERS.c.id),
+    "whole rows, in a table": sa.update(USERS).values(
+        desk=sa.cast(func.row_to_json(WHOLE_ROW), sa.String)
+    ),
+    "where a sample says": sa.delete(Call).where(Call.user_id == SAMPLE.c.id),
     "where another class says": sa.update(User)
     .values(desk="x")
     .where(Extension.forward_id == User.id),
     "USING another class": sa.delete(Extension).where(User.id == Extension.user_id),
     "what a query returns, in a table": sa.update(USERS).values(desk=GREATEST),
+    "what a query of tables returns": sa.update(USERS).values(desk=GREATEST_OF_TABLE),
     "what an alias holds, in a table": sa.update(USERS)
     .values(desk=TABLE_ALIAS.c.name)
     .where(TABLE_ALIAS.c.id > 0),
@@ -390,6 +434,19 @@ async def test_expressions_of_the_same_row_and_criteria_without_text_are_sent(
             for query in (joined, rows, lazy):
                 assert (await session.scalars(query)).all() == ["a"]
             assert (await session.scalars(either)).all() == [1]
+
+
+async def test_full_joins_and_bundles_without_a_tenants_rows_are_sent(
+    platform: Tenants,
+) -> None:
+    other = aliased(Call)
+    full = select(Call.id).join(other, Call.id == other.id, full=True)
+    pair: list[Any] = [Bundle("call", Call.id), Bundle("user", User.name)]
+    numbered = select(*pair).join(User, User.id == Call.user_id)
+    async with platform.sessions() as session:
+        with set_tenant(A):
+            assert {*await session.scalars(full)} == {1, 2}
+            assert (await session.execute(numbered)).all() == [((1,), ("a",))]
 
 
 async def test_a_write_to_a_table_without_tenant_reads_the_tenants_rows(

@@ -407,6 +407,25 @@ async def test_without_an_event_a_tenant_is_refused_after_the_time_to_live(
     assert not await service.active.is_active(UUID(ACME))
 
 
+async def test_an_answer_is_as_old_as_its_question() -> None:
+    time, asked = 0.0, []
+
+    async def load(tenant: UUID) -> bool:
+        nonlocal time
+        asked.append(tenant)
+        time += 30  # while the answer, true or not any more, is on its way
+        return True
+
+    active = ActiveTenants(load, ttl=60, clock=lambda: time)
+    await active.is_active(UUID(ACME))
+    time = 59.9
+    await active.is_active(UUID(ACME))
+    assert len(asked) == 1
+    time = 60.0
+    await active.is_active(UUID(ACME))
+    assert len(asked) == 2
+
+
 async def test_nobody_goes_by_an_answer_that_is_older_than_an_event() -> None:
     asked, may_answer = asyncio.Event(), asyncio.Event()
     answers = [True, False]
@@ -425,6 +444,20 @@ async def test_nobody_goes_by_an_answer_that_is_older_than_an_event() -> None:
     assert not await before
     assert not answers
     assert not await active.is_active(UUID(ACME))
+
+
+async def test_an_event_of_another_tenant_asks_about_nobody_again() -> None:
+    asked: list[UUID] = []
+
+    async def load(tenant: UUID) -> bool:
+        asked.append(tenant)
+        if len(asked) < 4:
+            active.forget(UUID(GLOBEX))
+        return True
+
+    active = ActiveTenants(load)
+    assert await active.is_active(UUID(ACME))
+    assert asked == [UUID(ACME)]
 
 
 async def test_no_more_tenants_are_remembered_than_was_said(service: Service) -> None:

@@ -170,6 +170,8 @@ async def test_each_answer_of_the_service_is_the_one_that_its_pattern_gives(
         ("ada", "/extensions/2", None): 404,  # the other tenant's
         ("ada", "/extensions/3", None): 404,  # nobody's
         ("ada", "/extensions/9", None): 403,  # denied by a grant
+        ("ada", f"/extensions/{2**31}", None): 422,  # no id that a row could have
+        ("ada", f"/extensions/{10**30}", None): 422,
         ("bob", "/extensions/1", None): 403,
         ("bob", "/extensions/2", None): 200,
         ("ada", "/extensions/1", GLOBEX): 403,

@@ -5,6 +5,7 @@ import gc
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
@@ -22,9 +23,11 @@ from snippets.auth.token_auth import (
     PermissionDeniedError,
 )
 from snippets.auth.token_cache import TokenCache
+from snippets.caching.redis_client import create_redis
 from tests.support.auth_clients import ServiceWorld
 from tests.support.auth_service import ACME, GLOBEX
 from tests.support.counters import count_round_trips
+from tests.support.redis_faults import GARBAGE, faulty_server
 from tests.support.redis_servers import (
     FakeRedisServer,
     PrivateRedisServer,
@@ -34,6 +37,8 @@ from tests.support.redis_servers import (
 )
 
 HIDDEN = "b0a1c2d3-secret-of-ada"
+PATIENCE = 60
+"""Seconds after which something hangs."""
 
 
 FIVE_SECONDS = token_cache.REFUSAL_LIFE
@@ -133,6 +138,7 @@ async def test_no_key_and_no_value_has_a_token(
     assert len(keys) == 4
     for token in (HIDDEN, unknown):
         assert token[:8] not in stored
+        assert sha256(token.encode()).hexdigest() in stored
     assert HIDDEN not in repr(cache)
 
 
@@ -635,6 +641,34 @@ async def test_while_redis_is_down_each_call_asks_the_service(
     await cache.get_user(HIDDEN)
     await cache.get_user(HIDDEN)
     assert world.calls <= 8
+
+
+WRONG = GARBAGE | {
+    "numbers": b"*2\r\n:1\r\n:2\r\n",
+    "too much": b"*3\r\n$-1\r\n$-1\r\n$-1\r\n",
+    "nothing at all": b"*0\r\n",
+}
+
+
+@pytest.mark.parametrize("reply", WRONG.values(), ids=WRONG)
+async def test_whatever_a_wrong_redis_says_each_call_asks_the_service(
+    world: ServiceWorld, reply: bytes
+) -> None:
+    world.log_in(HIDDEN)
+    async with (
+        faulty_server(reply) as server,
+        create_redis(server.url, timeout=PATIENCE) as redis,
+        asyncio.timeout(PATIENCE),
+    ):
+        cache = TokenCache(
+            client=world.client,
+            redis=lambda: redis,
+            namespace="telephony",
+            clock=world.clock,
+        )
+        callers = await asyncio.gather(*(cache.get_user(HIDDEN) for _ in range(3)))
+        assert [one.auth_id for one in callers] == ["ada"] * 3
+        assert await is_invalid(cache, "unknown")
 
 
 async def test_when_redis_goes_down_meanwhile_the_answer_is_given(

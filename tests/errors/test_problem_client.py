@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 
 import httpx
@@ -179,6 +180,22 @@ async def test_the_limit_is_that_of_the_document_packed_or_not(
     error = await raised(httpx.Response(409, stream=stream, headers=headers))
 
     assert isinstance(error, TakenError) is known
+
+
+async def test_what_unpacks_to_far_too_much_is_not_unpacked() -> None:
+    packed = gzip.compress(bytes(50_000_000))
+    assert len(packed) < MOST_BYTES
+    headers = {**HEADERS, "content-encoding": "gzip"}
+    response = httpx.Response(409, stream=Chunks(iter([packed])), headers=headers)
+
+    tracemalloc.start()
+    try:
+        await raised(response)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 20 * MOST_BYTES
 
 
 @pytest.mark.parametrize(

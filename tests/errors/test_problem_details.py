@@ -164,6 +164,25 @@ async def test_headers_of_a_4xx_are_kept_except_those_of_the_body(
     assert limited.headers["retry-after"] == "7"
 
 
+async def test_a_header_that_could_not_be_sent_is_left_out_and_the_others_stay(
+    app: FastAPI, client: httpx.AsyncClient
+) -> None:
+    @app.get("/echo")
+    async def echo(word: str) -> None:
+        headers = {"X-Word": word, "WWW-Authenticate": f'Bearer error="{word}"'}
+        raise HTTPException(401, headers={**headers, "X-Other": "kept"})
+
+    for word in ("a\r\nSet-Cookie: b=c", "\n", "\0", "\x7f", "\u20ac", "\x1b[2K"):
+        refused = await client.get("/echo", params={"word": word})
+        problem(refused, 401)
+        assert not {"x-word", "www-authenticate", "set-cookie"} & {*refused.headers}
+        assert refused.headers["x-other"] == "kept"
+    for word in ("a", "a \t b", "caf\xe9", ""):
+        refused = await client.get("/echo", params={"word": word})
+        assert refused.headers["www-authenticate"] == f'Bearer error="{word}"'
+        assert refused.headers["x-word"] == word
+
+
 async def test_a_5xx_keeps_its_type_its_title_and_retry_after_and_nothing_else(
     app: FastAPI, client: httpx.AsyncClient
 ) -> None:

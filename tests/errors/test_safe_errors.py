@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import logging
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import httpx
 import pytest
@@ -15,7 +16,7 @@ from starlette.background import BackgroundTask
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
-from starlette.responses import PlainTextResponse, StreamingResponse
+from starlette.responses import FileResponse, PlainTextResponse, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from catalogue.plugin import Proof
@@ -419,6 +420,24 @@ async def test_an_answer_whose_start_has_no_headers_is_replaced_or_passed(
     assert len(records(caplog)) == 1  # of the replaced 500
 
 
+async def test_an_application_that_writes_names_in_capitals_is_understood() -> None:
+    async def shout(scope: Scope, _: Receive, send: Send) -> None:
+        status, kind = scope["query_string"].split(b"&")
+        start = {"type": "http.response.start", "status": int(status)}
+        await send({**start, "headers": [(b"Content-Type", kind)]})
+        await send({"type": "http.response.body", "body": b"own"})
+
+    for query, passes in (
+        (b"409&application/json", True),
+        (b"503&application/problem+json", True),
+        (b"409&Text/Plain; charset=utf-8", False),
+        (b"500&text/html", False),
+    ):
+        exchange = Exchange(SafetyNet(shout), query=query)
+        await exchange.run()
+        assert (exchange.body == b"own") is passes
+
+
 async def test_an_application_that_answers_nothing_is_answered_for(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -518,6 +537,28 @@ async def test_a_background_task_that_fails_leaves_the_answer_whole(
 
     assert exchange.body == b"stored"
     assert len(exchange.starts) == 1
+    assert len(records(caplog)) == 1
+
+
+async def test_a_file_that_the_server_sends_is_a_whole_answer(
+    app: FastAPI, net: ASGIApp, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    async def fail() -> None:
+        raise plain()
+
+    greeting = tmp_path / "greeting.wav"
+    greeting.write_bytes(b"hello")
+    answer = FileResponse(greeting, background=BackgroundTask(fail))
+    app.add_api_route("/greeting", lambda: answer)
+
+    async def offer(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["extensions"] = {"http.response.pathsend": {}}
+        await net(scope, receive, send)
+
+    exchange = Exchange(offer, "/greeting")
+    await exchange.run()
+
+    assert exchange.sent[-1]["type"] == "http.response.pathsend"
     assert len(records(caplog)) == 1
 
 

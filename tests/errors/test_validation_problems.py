@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import reduce
@@ -99,6 +100,13 @@ class Dog(BaseModel):
 
 
 Pet = Annotated[Cat | Dog, Field(discriminator="kind")]
+
+
+class Transfer(BaseModel):
+    """To whom a call goes on, who may send it on too."""
+
+    to: "Transfer | None" = None
+    number: int = 0
 
 
 @pytest.fixture
@@ -290,6 +298,10 @@ async def test_no_message_of_pydantic_quotes_the_value(
         '{"cost": NaN}'.encode("utf-16"),
         '{"cost": 1}'.encode("utf-16-le"),
         b'{"cost": "\xff"}',
+        b'{"cost": 1, "of": "\\ud83d"}',
+        b'{"cost": 1, "of": "\\uDE00\\uD83D"}',
+        b'{"cost": 1, "\\udfff": 1}',
+        b'{"cost": 1, "of": "\xed\xa0\x80"}',
         b'{"cost": 1',
         b"{'cost': 1}",
         b'{"cost": 1} {}',
@@ -307,14 +319,15 @@ async def test_what_is_not_json_is_refused_with_400_and_an_empty_body_with_422(
     problem(response, 400 if text else 422)
 
 
-@pytest.mark.parametrize("depth", range(300, 1000, 50))
+@pytest.mark.parametrize("depths", [range(300, 800, 50), range(800, 1000)])
 async def test_nesting_that_python_can_just_read_is_no_500(
-    client: httpx.AsyncClient, depth: int
+    client: httpx.AsyncClient, depths: range
 ) -> None:
-    text = b'{"to":' + b"[" * depth + b"NaN" + b"]" * depth + b"}"
-    for path in ("/calls", "/anything"):
-        response = await client.post(path, content=text, headers=JSON)
-        problem(response, 400)
+    for depth in depths:  # one of them can be read once, and not again from deeper
+        text = b'{"to":' + b"[" * depth + b"NaN" + b"]" * depth + b"}"
+        for path in ("/calls", "/anything"):
+            response = await client.post(path, content=text, headers=JSON)
+            problem(response, 400)
 
 
 @pytest.mark.parametrize("zeros", [0, 1, 208, 209, 250, 299, 300, 307, 308, 309, 400])
@@ -387,6 +400,38 @@ async def test_bytes_that_are_no_json_may_hold_anything(
         assert response.status_code == 200
 
 
+async def test_text_that_says_infinity_is_a_number_unless_the_model_refuses_it(
+    app: FastAPI, client: httpx.AsyncClient
+) -> None:
+    finite = Annotated[float, Field(allow_inf_nan=False)]
+
+    @app.get("/rates")
+    async def rate(any_rate: float = 1, finite_rate: finite = 1) -> str:
+        return str(any_rate + finite_rate)
+
+    for word in ("inf", "-Infinity", "nan", "1e999"):
+        answer = await client.get("/rates", params={"any_rate": word})
+        assert answer.json() in {"inf", "-inf", "nan"}
+        problem(await client.get("/rates", params={"finite_rate": word}), 422)
+    route(app, float)
+    assert (await client.post("/body", json="inf")).status_code == 200
+    app.router.routes.pop()
+    route(app, finite)
+    assert await refused(client, "inf") == [
+        ("", "finite_number", "Input should be a finite number")
+    ]
+
+
+async def test_half_a_pair_of_surrogates_is_no_text_that_an_endpoint_could_answer(
+    client: httpx.AsyncClient,
+) -> None:
+    password = CANARY * 2
+    for half in (b"\\ud800", b"\xed\xb0\x80"):
+        body = b'{"name": "Ada%b", "password": "%b"}' % (half, password.encode())
+        response = await client.post("/users", content=body, headers=JSON)
+        assert "detail" in problem(response, 400)
+
+
 async def test_an_endpoint_without_a_body_is_not_made_to_read_one(
     client: httpx.AsyncClient,
 ) -> None:
@@ -401,6 +446,9 @@ async def test_json_that_only_looks_odd_is_taken(client: httpx.AsyncClient) -> N
         '{"id": "1e52-0e99"}',
         '{"a": "\\u0000"}',
         '{"e999":1}',
+        '{"a": "\\ud83d\\ude00"}',
+        '{"a": "\\\\ud83d"}',
+        '{"a": "\ud55c\ud7a3"}',
     ):
         response = await client.post("/anything", content=text, headers=JSON)
         assert response.status_code == 200
@@ -481,6 +529,26 @@ async def test_a_key_with_the_name_of_a_member_of_a_union_does_not_mislead(
     route(app, dict[str, list[Pet]])
     home = {"cat": [{"kind": "dog", "dog": [1], "tricks": "many"}]}
     assert [place for place, *_ in await refused(client, home)] == ["/cat/0/tricks"]
+
+
+async def test_a_path_of_one_name_is_not_tried_in_every_way_there_is(
+    app: FastAPI, client: httpx.AsyncClient
+) -> None:
+    route(app, Transfer)
+    depth = 18
+    body: dict[str, Any] = {"number": "x"}
+    for _ in range(depth):
+        body = {"to": body}
+
+    tracemalloc.start()
+    try:
+        found = await refused(client, body)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert [pointer for pointer, *_ in found] == [f"{'/to' * depth}/number"]
+    assert peak < 2**depth * 10  # bytes
 
 
 async def test_what_was_changed_before_it_was_refused_is_placed_all_the_same(

@@ -206,6 +206,17 @@ def test_a_negative_limit_is_refused() -> None:
         BodyLimitMiddleware(FastAPI(), max_body_size=-1)
 
 
+async def test_the_instance_of_a_refusal_is_a_path_and_never_a_host(
+    app: FastAPI,
+) -> None:
+    for path, instance in {
+        "//evil.example/x": "/evil.example/x",
+        "/a\r\n<b>": "/a%0D%0A%3Cb%3E",
+    }.items():
+        answer = await post(app, path, length="500")
+        assert (answer.status, json.loads(answer.body)["instance"]) == (413, instance)
+
+
 @pytest.mark.parametrize("length", [None, "500"])
 async def test_a_refusal_has_the_request_id_in_body_and_header(
     app: FastAPI, length: str | None

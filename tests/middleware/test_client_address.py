@@ -121,6 +121,11 @@ def test_an_ipv6_client_cannot_leave_its_network() -> None:
     }
 
     assert networks == {"2001:db8:7:1::/64"}
+    several = {
+        client_network(forwarded(f"2001:db8:7:{part:x}::9"), trusted_proxies=INNER)
+        for part in range(100)
+    }
+    assert len(several) == 100  # to whoever was given a /48
     assert client_network(forwarded(CLIENT), trusted_proxies=INNER) == CLIENT
 
 

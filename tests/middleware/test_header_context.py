@@ -101,6 +101,18 @@ async def test_what_is_no_id_is_replaced_and_reaches_nobody(
     assert [vars(record)["request_id"] for record in filtered.records] == [chosen]
 
 
+async def test_no_byte_but_those_that_are_named_is_kept() -> None:
+    kept = set[int]()
+    for byte in range(256):
+        value = bytes([byte])
+        exchange = Exchange(headers=[("X-Request-ID", b"a" + value + b"b")])
+        await exchange.run(RequestIDMiddleware(show))
+        if exchange.values("X-Request-ID") == [f"a{value.decode('latin-1')}b"]:
+            kept.add(byte)
+
+    assert kept == {*(string.ascii_letters + string.digits + "._-").encode()}
+
+
 async def test_of_several_ids_the_first_valid_one_counts_and_is_left_alone() -> None:
     headers = [("X-Request-ID", one) for one in ("not this", "first", "second")]
     exchange = Exchange(headers=[*headers, ("X-Other", "kept")])

@@ -227,8 +227,9 @@ async def test_only_whole_segments_are_exempt(service: Service) -> None:
     assert (await get(app, "/healthcare")).status == 404
 
     assert (await get(app, "/healthcare")).status == 429
-    proxied = Exchange("GET", "/api/health", root_path="/api")
-    assert (await proxied.run(app)).status == 404
+    proxied = await Exchange("GET", "/api/health", root_path="/api").run(app)
+    assert proxied.status == 404
+    assert not proxied.values("ratelimit-limit")
 
 
 @pytest.mark.parametrize(
@@ -324,6 +325,19 @@ async def test_a_stream_is_passed_on_as_it_comes(service: Service) -> None:
     assert exchange.chunks == [b"first"]
     may_end.set()
     await request
+
+
+async def test_the_instance_of_a_refusal_is_a_path_and_never_a_host(
+    service: Service,
+) -> None:
+    app = service.app(0)
+    for path, instance in {
+        "//evil.example/x": "/evil.example/x",
+        "/a\r\n<b>": "/a%0D%0A%3Cb%3E",
+    }.items():
+        refused = await get(app, path)
+        assert refused.status == 429
+        assert json.loads(refused.body)["instance"] == instance
 
 
 async def test_a_refusal_has_the_request_id_in_body_and_header(

@@ -157,6 +157,21 @@ async def test_a_redis_that_refuses_or_is_none_fails_no_call(
     assert len(service.events) == 1
 
 
+async def test_the_log_does_not_quote_what_redis_says_of_a_key(
+    service: Service,
+) -> None:
+    reply = f"-WRONGTYPE no list at calls:{CALLER}\r\n".encode()
+    async with (
+        faulty_server(reply) as server,
+        create_redis(server.url, timeout=PATIENCE) as redis,
+        asyncio.timeout(PATIENCE),
+    ):
+        await service.limiter(redis).check(CALLER)
+
+    [event] = service.events
+    assert CALLER not in event
+
+
 async def test_a_lost_answer_counts_once_unless_the_client_tries_again(
     service: Service,
 ) -> None:

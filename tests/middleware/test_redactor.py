@@ -136,6 +136,12 @@ def test_ordinary_values_are_shown_as_they_are(value: object) -> None:
     assert REDACTOR.value(value) == value
 
 
+def test_a_body_that_is_shown_can_be_written_as_json() -> None:
+    shown = REDACTOR.body(b'[NaN, {"seconds": -Infinity}]', "application/json")
+
+    assert json.dumps(shown, allow_nan=False) == f'["{MASK}", {{"seconds": "{MASK}"}}]'
+
+
 def test_what_json_has_no_word_for_is_shown_by_its_type() -> None:
     assert REDACTOR.value([object(), CANARY.encode()]) == ["<object>", "<bytes>"]
 

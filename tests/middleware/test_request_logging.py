@@ -149,6 +149,16 @@ async def test_the_time_is_taken_to_the_last_byte_and_not_to_the_end_of_tasks(
     proof.cost("a request", log_records=1)
 
 
+async def test_a_file_that_the_server_sends_ends_the_answer(log: Log) -> None:
+    async def by_path(_: Scope, __: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.pathsend", "path": "/greeting.wav"})
+
+    await Exchange().run(RequestLoggingMiddleware(by_path))
+
+    assert log.access["status"] == 200
+
+
 @pytest.mark.parametrize("has_begun", [False, True])
 async def test_an_exception_is_logged_as_500_by_its_name_and_goes_on(
     *, has_begun: bool, log: Log
@@ -504,6 +514,14 @@ async def test_no_path_query_or_header_makes_a_second_line(
     line = logging.Formatter("%(message)s %(access)s").format(record)
     assert line.isprintable()
     assert len(line.splitlines()) == 1
+
+
+async def test_a_query_of_any_bytes_is_logged(log: Log) -> None:
+    exchange = Exchange(query_string=b"a=\xff\xfe&token=\xff")
+    await exchange.run(RequestLoggingMiddleware(ok))
+
+    assert log.access["status"] == 200
+    assert log.access["query"] == "a=\xff\xfe&token=***"
 
 
 @pytest.mark.parametrize(
