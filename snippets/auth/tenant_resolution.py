@@ -50,7 +50,8 @@ class ActiveTenants:
         """Know of no tenant."""
         self._load, self._ttl, self._size, self._clock = load, ttl, size, clock
         self._known: dict[UUID, tuple[bool, float]] = {}
-        self._asked = WeakValueDictionary[UUID, set[None]]()  # until answered
+        # What is asked, until answered; a set, as object() takes no weak reference.
+        self._asked = WeakValueDictionary[UUID, set[None]]()
 
     async def is_active(self, tenant: UUID) -> bool:
         """Return whether it is; errors of `load` pass, and are not remembered."""
