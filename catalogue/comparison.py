@@ -6,11 +6,10 @@ systems shows, and which pattern is our answer. What follows from these (agreeme
 scores, our own state) is computed in `catalogue.scores` and written nowhere.
 """
 
-import ast
 import datetime as dt
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -354,7 +353,8 @@ class Comparison:
 
     def error(self, message: str, *location: int | str) -> CatalogueError:
         """Return an error about the place in the file that `location` leads to."""
-        return CatalogueError(f"{PATH}:{_line(self.node, location)}: {message}")
+        line = plain_yaml.line_of(self.node, location)
+        return CatalogueError(f"{PATH}:{line}: {message}")
 
 
 def load(root: Path) -> Comparison:
@@ -375,53 +375,26 @@ def load(root: Path) -> Comparison:
 
 @lru_cache(maxsize=4)
 def _parse(data: bytes) -> Comparison:
-    node, raw = _read_yaml(data)
+    not_plain = "this is not plain YAML"
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CatalogueError(f"{PATH}:1: {not_plain}: {error}") from error
+    node, raw = plain_yaml.read(text, PATH, what=not_plain)
+    if node is None:
+        raise CatalogueError(f"{PATH}:1: the file is empty; restore it")
     try:
         content = Content.model_validate(raw)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or "the file"
         words = first["msg"].removeprefix("Value error, ")
-        message = f"{PATH}:{_line(node, first['loc'])}: {field}: {words}"
-        raise CatalogueError(message) from error
+        line = plain_yaml.line_of(node, first["loc"])
+        raise CatalogueError(f"{PATH}:{line}: {field}: {words}") from error
     comparison = Comparison(content, node)
     for fault in _faults(comparison):
         raise fault
     return comparison
-
-
-def _read_yaml(data: bytes) -> tuple[yaml.Node, object]:
-    """Return the document as nodes and, safely constructed, as values."""
-    try:
-        node, values = plain_yaml.read(data.decode("utf-8"))
-        if node is None:
-            raise CatalogueError(f"{PATH}:1: the file is empty; restore it")
-    except yaml.YAMLError as error:
-        line, problem = plain_yaml.fault(error)
-        message = f"{PATH}:{line}: this is not plain YAML: {problem}"
-        raise CatalogueError(message) from error
-    except ValueError as error:
-        message = f"{PATH}:1: this is not plain YAML: {error}"
-        raise CatalogueError(message) from error
-    return node, values
-
-
-def _line(node: yaml.Node, location: Sequence[int | str]) -> int:
-    """Return the line, from 1, of the deepest thing on the way to `location`."""
-    line = node.start_mark.line
-    for part in location:
-        if isinstance(node, yaml.MappingNode):
-            pairs = [(key, value) for key, value in node.value if key.value == part]
-            if not pairs:
-                break
-            line = pairs[0][0].start_mark.line
-            node = pairs[0][1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
-            if part >= len(node.value):
-                break
-            node = node.value[part]
-            line = node.start_mark.line
-    return line + 1
 
 
 def _faults(comparison: Comparison) -> Iterator[CatalogueError]:
@@ -534,8 +507,7 @@ def problems(
 def _tests(pattern: Pattern) -> set[str]:
     """Return the node ids, without parameters, of the pattern's tests."""
     return {
-        f"{path}::{node.name}"
+        f"{path}::{name}"
         for path in pattern.tests
-        for node in sources.parse(pattern.root, path).body
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for name in sources.tests(sources.parse(pattern.root, path))
     }

@@ -7,10 +7,7 @@ import shlex
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from catalogue import plain_yaml
-from catalogue.errors import CatalogueError
 from catalogue.guard.tree import Problem
 
 if TYPE_CHECKING:
@@ -125,12 +122,7 @@ class Continuous:
 
     def jobs(self, path: str) -> dict[str, dict[str, Any]]:
         """Return the jobs of a workflow; one that is no YAML is a `CatalogueError`."""
-        try:
-            _, data = plain_yaml.read(self._tree.text(path))
-        except yaml.YAMLError as error:
-            line, problem = plain_yaml.fault(error)
-            message = f"{path}:{line}: not YAML: {problem}"
-            raise CatalogueError(message) from error
+        _, data = plain_yaml.read(self._tree.text(path), path)
         jobs = data.get("jobs") if isinstance(data, dict) else None
         found = jobs.items() if isinstance(jobs, dict) else ()
         return {name: job for name, job in found if isinstance(job, dict)}
