@@ -68,18 +68,11 @@ def check(root: Path) -> list[Problem]:
     return sorted(found)
 
 
-def _problems(kind: Check, tree: Tree) -> list[Problem]:
+def _problems(kind: Check, tree: Tree) -> Iterator[Problem]:
     """Run one check; what it cannot go on from is its last problem."""
-    found = kind(tree)
-    problems: list[Problem] = []
-    while True:
-        try:
-            problems.append(next(found))
-        except StopIteration:
-            return problems
-        except CatalogueError as error:
-            return [*problems, Problem.of(error)]
-        except OSError as error:
-            return [*problems, Problem.of(CatalogueError.of(error, tree.root))]
-        except SyntaxError:
-            return problems  # of a file that is no Python, which `excuses` names
+    try:
+        yield from kind(tree)
+    except CatalogueError as error:
+        yield Problem.of(error)
+    except OSError as error:
+        yield Problem.of(CatalogueError.of(error, tree.root))

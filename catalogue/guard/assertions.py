@@ -9,14 +9,14 @@ import ast
 import re
 from typing import TYPE_CHECKING
 
+from catalogue import sources
 from catalogue.guard.tree import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from catalogue.guard.tree import Tree
-
-    Function = ast.FunctionDef | ast.AsyncFunctionDef
+    from catalogue.sources import Function
 
 ASSERTING = {"assert_type", "pytest.fail", "pytest.raises", "pytest.warns", "wait_for"}
 LIMIT = "asyncio.wait_for"
@@ -30,11 +30,7 @@ DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 def check(tree: Tree) -> Iterator[Problem]:
     """Yield each test without an assertion, or that passes without one."""
     for path in tree.below("tests", ".py"):
-        functions = [
-            node
-            for node in tree.nodes(path)
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        ]
+        functions = sources.functions(tree.nodes(path))
         asserting = ASSERTING | set(_helpers(tree, path))
         size = 0
         while size != len(asserting):
@@ -127,13 +123,9 @@ def _forgiven(node: ast.AST) -> list[ast.stmt]:
 
 def _helpers(tree: Tree, path: str) -> Iterator[str]:
     """Yield the asserting functions and methods of the tests a file imports from."""
-    for node in tree.nodes(path):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
-            "tests."
-        ):
-            source = (node.module or "").replace(".", "/") + ".py"
-            for other in tree.nodes(source) if source in tree.files else ():
-                if isinstance(other, ast.FunctionDef | ast.AsyncFunctionDef) and (
-                    _asserts(other, ASSERTING)
-                ):
+    for name in sources.imports(tree.nodes(path)):
+        if name.startswith("tests."):
+            helper = tree.nodes(name.replace(".", "/") + ".py")
+            for other in sources.functions(helper):
+                if _asserts(other, ASSERTING):
                     yield other.name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING
 
+from catalogue import sources
 from catalogue.errors import CatalogueError
 from catalogue.guard.index import ABOUT_THE_CATALOGUE
 from catalogue.guard.tree import Problem
@@ -78,8 +79,8 @@ def _tested(tree: Tree, pattern: Pattern) -> Iterator[Problem]:
         module = tree.module(path)
         if module is None:
             continue
-        imported.update(_imports(tree, path))
-        if not tests_in(module):
+        imported.update(sources.imports(tree.nodes(path)))
+        if not sources.tests(module):
             yield Problem(path, 1, "there is no test in this file; write one")
     for path in (pattern.snippet, pattern.role("naive"), pattern.role("wiring")):
         name = path.removesuffix(".py").replace("/", ".")
@@ -109,30 +110,9 @@ def _composed(tree: Tree, pattern: Pattern) -> Iterator[Problem]:
         if other is None:
             message = f"there is no pattern {composition.pattern}; correct the id"
             yield Problem(pattern.page, line, message)
-        elif module is None or name not in tests_in(module):
+        elif module is None or name not in sources.tests(module):
             message = f"there is no test {composition.test}; correct the name"
             yield Problem(pattern.page, line, message)
-        elif not {pattern.module, other.module} <= _imports(tree, path):
+        elif not {pattern.module, other.module} <= {*sources.imports(tree.nodes(path))}:
             message = f"{path} does not import both patterns; name a test which does"
             yield Problem(pattern.page, line, message)
-
-
-def tests_in(module: ast.Module) -> set[str]:
-    """Return the names of the tests in a file."""
-    functions = [
-        node
-        for node in module.body
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    ]
-    return {node.name for node in functions if node.name.startswith("test_")}
-
-
-def _imports(tree: Tree, path: str) -> set[str]:
-    found: set[str] = set()
-    for node in tree.nodes(path):
-        if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-            found.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return found

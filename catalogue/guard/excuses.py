@@ -6,6 +6,7 @@ import ast
 import re
 from typing import TYPE_CHECKING
 
+from catalogue import sources
 from catalogue.guard.commands import Continuous
 from catalogue.guard.tree import PROJECT, Problem
 
@@ -101,22 +102,17 @@ def check(tree: Tree) -> Iterator[Problem]:
 
 
 def _marks(tree: Tree, path: str) -> Iterator[Problem]:
-    module = tree.module(path)
-    if module is None:
-        if tree.text(path).strip():
-            message = "not readable as Python; mend the syntax"
-            yield Problem(path, 1, message)
-        return
-    for node in tree.nodes(path):
+    nodes = tree.nodes(path)
+    if not nodes:
+        yield Problem(path, 1, "not readable as Python; mend the syntax")
+    for node in nodes:
         for name, line in _names(node):
             if name in WAYS_OUT:
                 yield Problem(path, line, f"{name} leaves something out; {NOT_RUN}")
-        match node:
-            case ast.FunctionDef(name=name, lineno=line) if (
-                name.startswith("pytest_") and path != PLUGIN
-            ):
-                message = "a hook can leave tests out; do it in a fixture"
-                yield Problem(path, line, message)
+    for one in sources.functions(nodes) if path != PLUGIN else ():
+        if one.name.startswith("pytest_"):
+            message = "a hook can leave tests out; do it in a fixture"
+            yield Problem(path, one.lineno, message)
 
 
 def _uncollected(tree: Tree, path: str) -> Iterator[Problem]:
@@ -131,16 +127,12 @@ def _uncollected(tree: Tree, path: str) -> Iterator[Problem]:
     ]
     if not path.rpartition("/")[2].startswith("test_"):
         collected = []
-    for node in tree.nodes(path):
-        if (
-            isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-            and node.name.startswith("test_")
-            and node not in collected
-        ):
+    for one in sources.functions(tree.nodes(path)):
+        if one.name.startswith("test_") and one not in collected:
             message = (
-                f"{node.name} is never collected; put it at the top of a test_ file"
+                f"{one.name} is never collected; put it at the top of a test_ file"
             )
-            yield Problem(path, node.lineno, message)
+            yield Problem(path, one.lineno, message)
 
 
 def _names(node: ast.AST) -> Iterator[tuple[str, int]]:

@@ -18,6 +18,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from catalogue import sources
 from catalogue.errors import CatalogueError
 from catalogue.guard.configuration import SITE, read_configuration
 from catalogue.guard.page import Page, Reader
@@ -39,14 +40,7 @@ def _reader(configuration: str) -> Reader:
     return Reader(read_configuration(SITE, configuration))
 
 
-@lru_cache(maxsize=1024)
-def _parsed(text: str) -> tuple[ast.Module | None, list[ast.AST]]:
-    """Return a module's syntax tree, None if it has none, and all of its nodes."""
-    try:
-        module = ast.parse(text)
-    except (SyntaxError, ValueError):
-        return None, []
-    return module, list(ast.walk(module))
+_nodes = lru_cache(maxsize=1024)(sources.nodes)
 
 
 @dataclass(frozen=True)
@@ -139,11 +133,12 @@ class Tree:
 
     def module(self, path: str) -> ast.Module | None:
         """Return a Python file's syntax tree, or None if it has none."""
-        return _parsed(self.text(path))[0]
+        first = next(iter(self.nodes(path)), None)
+        return first if isinstance(first, ast.Module) else None
 
     def nodes(self, path: str) -> list[ast.AST]:
         """Return every node of a Python file's syntax tree."""
-        return _parsed(self.text(path))[1]
+        return _nodes(self.text(path))
 
     def comments(self, path: str) -> list[Comment]:
         """Return every comment of a Python file."""

@@ -6,6 +6,7 @@ import ast
 import re
 from typing import TYPE_CHECKING
 
+from catalogue import sources
 from catalogue.guard.tree import Problem
 
 if TYPE_CHECKING:
@@ -62,11 +63,7 @@ def _calls_main(module: ast.Module) -> bool:
     if not isinstance(last, ast.If) or ast.unparse(last.test) != GUARD:
         return False
     calls = [ast.unparse(node) for node in ast.walk(last) if isinstance(node, ast.Call)]
-    defined = {
-        node.name
-        for node in module.body
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    }
+    defined = {one.name for one in sources.functions(module.body)}
     return "main" in defined and "main()" in calls
 
 

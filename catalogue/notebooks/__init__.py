@@ -262,7 +262,7 @@ def _defined_in_snippets(root: Path) -> dict[str, str]:
         for path in paths
         if not path.stem.endswith(("_usage", "_wiring"))
         for node in sources.parse(root, path.relative_to(root).as_posix()).body
-        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if isinstance(node, ast.ClassDef | sources.Function)
     }
 
 
