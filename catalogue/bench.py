@@ -34,9 +34,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from catalogue import markup
+from catalogue import markup, sources
 from catalogue.distributions import providers
-from catalogue.errors import CatalogueError
+from catalogue.errors import CatalogueError, first_fault
+from catalogue.markup import counted
 from catalogue.patterns import ROOT, Pattern
 from catalogue.record import sha256
 
@@ -165,12 +166,10 @@ async def compare(
         files=files,
         groups=measured,
     )
-    path = _result_path(root, pattern_id)
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(
         result.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False
     )
-    path.write_text(text + "\n", "utf-8")
+    sources.write(root, _result_path(pattern_id), text + "\n")
     return result
 
 
@@ -181,18 +180,15 @@ def load_results(root: Path, pattern_id: str) -> BenchResult | None:
     byte for byte, the file that was measured. A result file that cannot be read raises
     `CatalogueError`.
     """
-    path = _result_path(root, pattern_id)
-    mend = f"run `make bench only={pattern_id}`"
+    path = _result_path(pattern_id)
     try:
-        result = BenchResult.model_validate_json(path.read_bytes())
+        result = BenchResult.model_validate_json((root / path).read_bytes())
     except FileNotFoundError:
         return None
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise CatalogueError(
-            f"{path.relative_to(root).as_posix()}:1: {where}: {first['msg']}; {mend}"
-        ) from error
+        _, where, what = first_fault(error)
+        mend = f"run `make bench only={pattern_id}`"
+        raise CatalogueError(f"{path}:1: {where}: {what}; {mend}") from error
     stale = _measured_files(root, pattern_id) != result.files
     return result.model_copy(update={"stale": stale})
 
@@ -208,7 +204,7 @@ def to_markdown(result: BenchResult) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in used)
     parts.append(
         f"Taken with `{result.command}` on {result.date.isoformat()}, "
-        f"{_count(result.cpus, 'CPU')}, Python {result.python}, {versions}. "
+        f"{counted(result.cpus, 'CPU')}, Python {result.python}, {versions}. "
         "Each figure is a multiple of the floor's cost in the same round: the median, "
         "and in brackets the quartiles. Below 1 is cheaper than the floor."
     )
@@ -248,7 +244,7 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
             return 2
         found = {only: found[only]}
     failed = [pattern_id for pattern_id in found if not _run(root, pattern_id)]
-    done = _count(len(found) - len(failed), "benchmark")
+    done = counted(len(found) - len(failed), "benchmark")
     _say(sys.stdout, f"{done} done, {len(failed)} failed")
     return 1 if failed else 0
 
@@ -256,7 +252,7 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
 def _run(root: Path, pattern_id: str) -> bool:
     category, name = pattern_id.split("/")
     module = f"tests.{category}.bench_{name}"
-    result = _result_path(root, pattern_id)
+    result = root / _result_path(pattern_id)
     before = result.stat().st_mtime_ns if result.exists() else None
     _say(sys.stdout, f"{pattern_id}: measuring")
     command = [sys.executable, "-m", module]
@@ -264,7 +260,7 @@ def _run(root: Path, pattern_id: str) -> bool:
     if status != 0:
         problem = f"failed with exit status {status}"
     elif (result.stat().st_mtime_ns if result.exists() else None) == before:
-        problem = f"wrote no {result.relative_to(root).as_posix()}"
+        problem = f"wrote no {_result_path(pattern_id)}"
     else:
         return True
     _say(sys.stderr, f"{pattern_id}: `python -m {module}` {problem}")
@@ -445,10 +441,8 @@ def _libraries(root: Path) -> dict[str, str]:
 
 def _table(group: GroupResult) -> str:
     order = {"floor": 0, "ours": 1, "peer": 2}
-    caption = (
-        f"{group.name}: cost as a multiple of the floor, "
-        f"{_count(group.rounds, 'round')} of {_count(group.calls, 'call')} each"
-    )
+    rounds, calls = counted(group.rounds, "round"), counted(group.calls, "call")
+    caption = f"{group.name}: cost as a multiple of the floor, {rounds} of {calls} each"
     rows = [_row(case) for case in sorted(group.cases, key=lambda c: order[c.role])]
     return markup.table(caption, ("Way", "CPU time", "Wall time"), rows)
 
@@ -467,23 +461,14 @@ def _row(case: CaseResult) -> list[str]:
     return [name, *(f"{r.median:g} ({r.q1:g} to {r.q3:g})" for r in ratios)]
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _result_path(root: Path, pattern_id: str) -> Path:
+def _result_path(pattern_id: str) -> str:
     category, name = pattern_id.split("/")
-    return root / "tests" / category / f"bench_{name}.json"
+    return f"tests/{category}/bench_{name}.json"
 
 
 def _measured_files(root: Path, pattern_id: str) -> dict[str, str]:
-    pattern = Pattern(id=pattern_id, root=root)
-    paths = [root / path for path in pattern.copied]
-    return {
-        path.relative_to(root).as_posix(): sha256(path)
-        for path in paths
-        if path.is_file()
-    }
+    copied = Pattern(id=pattern_id, root=root).copied
+    return {path: sha256(root / path) for path in copied if (root / path).is_file()}
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from pydantic import (
 )
 
 from catalogue import plain_yaml, sources
-from catalogue.errors import CatalogueError
+from catalogue.errors import CatalogueError, first_fault
 from catalogue.patterns import Pattern
 from catalogue.record import Verification
 
@@ -386,11 +386,9 @@ def _parse(data: bytes) -> Comparison:
     try:
         content = Content.model_validate(raw)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the file"
-        words = first["msg"].removeprefix("Value error, ")
-        line = plain_yaml.line_of(node, first["loc"])
-        raise CatalogueError(f"{PATH}:{line}: {field}: {words}") from error
+        location, where, what = first_fault(error)
+        line = plain_yaml.line_of(node, location)
+        raise CatalogueError(f"{PATH}:{line}: {where}: {what}") from error
     comparison = Comparison(content, node)
     for fault in _faults(comparison):
         raise fault

@@ -1,4 +1,4 @@
-"""The one error the catalogue shows to a person."""
+"""The one error the catalogue shows to a person, and what others say for it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pydantic import ValidationError
+
 
 class CatalogueError(Exception):
     """Something in the tree is wrong.
@@ -16,8 +18,18 @@ class CatalogueError(Exception):
     """
 
     @classmethod
-    def of(cls, error: OSError, root: Path) -> CatalogueError:
-        """Return what to say of a file that cannot be read or written."""
-        path = os.path.relpath(os.fsdecode(error.filename or root), root)
+    def of(cls, error: OSError, root: Path, path: str = "") -> CatalogueError:
+        """Return what to say of a file that cannot be read or written.
+
+        It is `path` where the error names none, as that of a full disk.
+        """
+        name = os.path.relpath(os.fsdecode(error.filename or root / path), root)
         what = f"cannot be used ({error.strerror})"
-        return cls(f"{path}:1: {what}; restore it, or its permissions")
+        return cls(f"{name}:1: {what}; restore it, or its permissions")
+
+
+def first_fault(error: ValidationError) -> tuple[tuple[int | str, ...], str, str]:
+    """Return where the first fault of some data is, that place in words, and what."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the file"
+    return first["loc"], where, first["msg"].removeprefix("Value error, ")

@@ -99,13 +99,11 @@ def recorded(path: Path, root: Path = ROOT) -> str:
 
 def update(root: Path = ROOT) -> list[Path]:
     """Write what the examples printed into their files; return those that changed."""
-    changed = []
-    for path in paths(root):
-        text = recorded(path, root)
-        if text != path.read_bytes().decode("utf-8"):
-            path.write_bytes(text.encode("utf-8"))
-            changed.append(path)
-    return changed
+    return [
+        path
+        for path in paths(root)
+        if sources.write(root, path.relative_to(root).as_posix(), recorded(path, root))
+    ]
 
 
 def _read(root: Path, name: str) -> str:

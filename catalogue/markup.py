@@ -58,6 +58,11 @@ def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -
     )
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number and its noun, which takes an s in the plural."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def sentence(test: str) -> str:
     """Return a test's node id as the sentence that its name is."""
     name = test.rpartition("::")[2].partition("[")[0]

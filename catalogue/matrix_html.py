@@ -343,7 +343,7 @@ def _finding(compared: Comparison, entry: Entry, system: SystemName) -> str:
         command = f"git grep -iE '{found.search}' -- '*.py' '*.toml'"
         proof = f"<p><code>{escape(command)}</code></p>"
     else:
-        words = _counted(len(found.evidence), "place", "in the code")
+        words = f"{markup.counted(len(found.evidence), 'place')} in the code"
         proof = "<ul>"
         for one in found.evidence:
             lines = f"{one.first}" if one.first == one.last else one.lines
@@ -380,7 +380,9 @@ def _ours(entry: Entry, state: str) -> str:
         items = "".join(
             f"<li>{markup.sentence(proof)}</li>" for proof in entry.ours.proofs
         )
-        words = _counted(len(entry.ours.proofs), "test", "that shows it")
+        count = len(entry.ours.proofs)
+        shows = "shows" if count == 1 else "show"
+        words = f"{markup.counted(count, 'test')} that {shows} it"
         parts.append(f"<details><summary>{words}</summary><ul>{items}</ul></details>")
     return f'<td role="cell" data-label="This catalogue">{"".join(parts)}</td>'
 
@@ -402,13 +404,6 @@ def _short_finding(entry: Entry, system: SystemName) -> str:
     )
 
 
-def _counted(count: int, noun: str, rest: str) -> str:
-    plural = noun if count == 1 else f"{noun}s"
-    if count != 1:
-        rest = rest.replace("shows", "show")
-    return f"{count} {plural} {rest}"
-
-
 def _anchor(category: str) -> str:
     words = "".join(sign if sign.isalnum() else " " for sign in category.lower())
     return "category-" + "-".join(words.split())
@@ -418,5 +413,4 @@ def _apart(one: dt.date, other: dt.date) -> str:
     days = (one - other).days
     if days == 0:
         return "on the day of"
-    unit = "day" if abs(days) == 1 else "days"
-    return f"{abs(days)} {unit} {'after' if days > 0 else 'before'}"
+    return f"{markup.counted(abs(days), 'day')} {'after' if days > 0 else 'before'}"

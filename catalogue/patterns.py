@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from catalogue import plain_yaml, sources
-from catalogue.errors import CatalogueError
+from catalogue.errors import CatalogueError, first_fault
 
 if TYPE_CHECKING:
     import yaml
@@ -231,10 +231,9 @@ def read_front_matter(root: Path, page: str) -> FrontMatter:
     try:
         return FrontMatter.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        line = plain_yaml.line_of(node, first["loc"]) + 1
-        field = ".".join(str(part) for part in first["loc"])
-        message = f"{page}:{line}: front matter field {field!r}: {first['msg']}"
+        location, field, what = first_fault(error)
+        line = plain_yaml.line_of(node, location) + 1
+        message = f"{page}:{line}: front matter field {field!r}: {what}"
         raise CatalogueError(message) from error
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from catalogue import sources
 from catalogue.errors import CatalogueError
 
 if TYPE_CHECKING:
@@ -170,12 +171,8 @@ def load(root: Path) -> Record:
 
 
 def save(root: Path, record: Record) -> None:
-    """Write the record in one step, so that a reader never sees half of it."""
-    path = root / PATH
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".draft")
-    draft.write_text(record.model_dump_json(indent=2) + "\n", "utf-8")
-    draft.replace(path)
+    """Write the record."""
+    sources.write(root, PATH, record.model_dump_json(indent=2) + "\n")
 
 
 def merge(record: Record, pattern: Pattern, runs: dict[str, Run]) -> Record:

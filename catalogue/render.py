@@ -8,7 +8,6 @@ site which is being served reloads only for a reason.
 from __future__ import annotations
 
 import json
-import shutil
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
@@ -16,11 +15,11 @@ import yaml
 
 from catalogue import bench, diagrams, matrix, notebooks, record, sources
 from catalogue.errors import CatalogueError
-from catalogue.markup import link, sentence, state, table, text
+from catalogue.markup import counted, link, sentence, state, table, text
 from catalogue.patterns import Pattern, discover, read_fields
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 INDEX_VERSION = 1
@@ -54,9 +53,9 @@ def render(root: Path, *, publish: bool = False) -> list[Pattern]:
         "matrix.csv": matrix.to_csv(root, patterns, known),
         **_raw_files(patterns),
     }
-    _write_folder(root / FRAGMENTS, fragments)
-    _write_folder(root / DATA, data)
-    _write(root / "build/nav.yml", _navigation(root, patterns))
+    _write_folder(root, FRAGMENTS, fragments)
+    _write_folder(root, DATA, data)
+    sources.write(root, "build/nav.yml", _navigation(root, patterns))
     return unverified
 
 
@@ -114,12 +113,8 @@ def _raw_links(paths: list[str]) -> str:
 
 def _folded(sentences: list[str]) -> str:
     items = "\n".join(f"<li>{text(one)}</li>" for one in sentences)
-    summary = _counted(len(sentences), "symptom")
+    summary = counted(len(sentences), "symptom")
     return f"<details><summary>{summary}</summary>\n<ul>\n{items}\n</ul></details>"
-
-
-def _counted(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def _summary(verification: record.Verification | None) -> str:
@@ -128,7 +123,7 @@ def _summary(verification: record.Verification | None) -> str:
         return f"{words} — these files have not been run since they last changed"
     words = state(verification.state)
     counts = ", ".join(
-        _counted(len(run.passed), "test")
+        counted(len(run.passed), "test")
         + (f" on {record.NAMES[name]}" if name else " without a backend")
         for name, run in verification.runs.items()
     )
@@ -193,15 +188,8 @@ def differences(verification: record.Verification) -> str:
     for name, run in verification.runs.items():
         for one in run.differences:
             found[one.title][name] = one.behaviour
-    backends = [
-        name for name in verification.runs if any(name in row for row in found.values())
-    ]
-    rows = [
-        (text(title), *(text(row.get(name, "not compared")) for name in backends))
-        for title, row in sorted(found.items())
-    ]
-    columns = ("What", *(record.NAMES[name] for name in backends))
-    return table("Where the backends differ", columns, rows) if rows else ""
+    caption = "Where the backends differ"
+    return _by_backend(caption, "What", dict(sorted(found.items())), "not compared")
 
 
 def _costs(verification: record.Verification) -> str:
@@ -212,17 +200,21 @@ def _costs(verification: record.Verification) -> str:
                 f"{count} {_unit(unit, count)}" for unit, count in cost.counts.items()
             )
             found[cost.operation][name] = counts
-    backends = [
-        name for name in verification.runs if any(name in row for row in found.values())
-    ]
+    caption = "What it costs, as counted by the tests"
+    return _by_backend(caption, "Operation", found, "not counted")
+
+
+def _by_backend(
+    caption: str, head: str, found: Mapping[str, Mapping[str, str]], absent: str
+) -> str:
+    """Return a table with a column per backend; nothing if there is no row."""
+    backends = sorted({name for row in found.values() for name in row})
     rows = [
-        (text(operation), *(text(row.get(name, "not counted")) for name in backends))
-        for operation, row in found.items()
+        (text(what), *(text(row.get(name, absent)) for name in backends))
+        for what, row in found.items()
     ]
-    columns = ("Operation", *(record.NAMES[name] for name in backends))
-    return (
-        table("What it costs, as counted by the tests", columns, rows) if rows else ""
-    )
+    columns = (head, *(record.NAMES[name] for name in backends))
+    return table(caption, columns, rows) if rows else ""
 
 
 def _unit(unit: str, count: int) -> str:
@@ -366,12 +358,9 @@ def _navigation(root: Path, patterns: list[Pattern]) -> str:
 
 def _section(root: Path, folder: str) -> list[str]:
     """Return the pages of a folder, its index first."""
-    pages = [path.name for path in (root / "docs" / folder).glob("*.md")]
-    return [f"{folder}/{name}" for name in sorted(pages, key=_index_first)]
-
-
-def _index_first(name: str) -> tuple[bool, str]:
-    return name != "index.md", name
+    names = {path.name for path in (root / "docs" / folder).glob("*.md")}
+    index = {"index.md"} & names
+    return [f"{folder}/{name}" for name in (*index, *sorted(names - index))]
 
 
 def _title(root: Path, page: str) -> str:
@@ -382,21 +371,13 @@ def _title(root: Path, page: str) -> str:
     return str(fields["title"])
 
 
-def _write_folder(folder: Path, files: dict[str, str]) -> None:
+def _write_folder(root: Path, folder: str, files: dict[str, str]) -> None:
     """Make `folder` hold exactly `files`."""
     for name, content in files.items():
-        _write(folder / name, content)
-    wanted = {folder / name for name in files}
-    for path in sorted(folder.rglob("*"), reverse=True):
+        sources.write(root, f"{folder}/{name}", content)
+    wanted = {root / folder / name for name in files}
+    for path in sorted((root / folder).rglob("*"), reverse=True):
         if path.is_dir() and not any(path.iterdir()):
-            shutil.rmtree(path)
+            path.rmdir()
         elif path.is_file() and path not in wanted:
             path.unlink()
-
-
-def _write(path: Path, content: str) -> None:
-    data = content.encode("utf-8")
-    if path.exists() and path.read_bytes() == data:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)

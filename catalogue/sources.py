@@ -21,6 +21,8 @@ def read(root: Path, path: str) -> str:
         return (root / path).read_bytes().decode("utf-8")
     except FileNotFoundError as error:
         raise CatalogueError(f"{path}:1: the file is missing; write it") from error
+    except OSError as error:
+        raise CatalogueError.of(error, root, path) from error
     except UnicodeDecodeError as error:
         message = f"{path}:1: not text in UTF-8; save it as such"
         raise CatalogueError(message) from error
@@ -29,16 +31,20 @@ def read(root: Path, path: str) -> str:
 def write(root: Path, path: str, text: str) -> bool:
     """Make a file hold this text, in one step; return whether it did not yet.
 
-    An interrupted write leaves the file as it was, and a reader never sees half of it.
+    A write that fails or is interrupted leaves the file as it was, and a reader never
+    sees half of it. What cannot be written is a `CatalogueError`.
     """
     data = text.encode("utf-8")
     target, draft = root / path, root / f"build/{os.getpid()}.draft"
-    if target.exists() and target.read_bytes() == data:
-        return False
-    for folder in (target.parent, draft.parent):
-        folder.mkdir(parents=True, exist_ok=True)
-    draft.write_bytes(data)
-    draft.replace(target)
+    try:
+        if target.exists() and target.read_bytes() == data:
+            return False
+        for folder in (target.parent, draft.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        draft.write_bytes(data)
+        draft.replace(target)
+    except OSError as error:
+        raise CatalogueError.of(error, root, path) from error
     return True
 
 

@@ -16,7 +16,7 @@ from markdown import Markdown
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from catalogue import sources
-from catalogue.errors import CatalogueError
+from catalogue.errors import CatalogueError, first_fault
 
 RAISES = "raises-exception"
 """The one tag a cell may carry: it is meant to raise."""
@@ -92,10 +92,8 @@ def read(root: Path, path: Path) -> Notebook:
     try:
         notebook = Notebook.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        message = f"{where or 'notebook'}: {first['msg']}"
-        raise _wrong(root, path, 1, message) from error
+        _, where, what = first_fault(error)
+        raise _wrong(root, path, 1, f"{where}: {what}") from error
     for cell in notebook.cells:
         cell.line = text[: text.find(f'"id": "{cell.id}"')].count("\n") + 1
     return notebook

@@ -16,6 +16,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from nbformat import NotebookNode
 
+from catalogue import sources
 from catalogue.errors import CatalogueError
 from catalogue.notebooks import discover, read
 from catalogue.patterns import ROOT
@@ -39,8 +40,8 @@ def execute(root: Path, path: Path) -> bool:
     takes longer than a minute, raises `CatalogueError`, and the file stays as it was.
     """
     lines = [cell.line for cell in read(root, path).cells]
-    before = path.read_text("utf-8")
-    notebook = _reads(before, 4)
+    name = path.relative_to(root).as_posix()
+    notebook = _reads(sources.read(root, name), 4)
     line = 1
 
     def begin(*, cell_index: int, **_: object) -> None:
@@ -61,20 +62,16 @@ def execute(root: Path, path: Path) -> bool:
     try:
         client.execute(env=os.environ | {"PYTHONPATH": str(root)})
     except CellExecutionError as error:
-        raise _failed(root, path, line, f"{error.ename}: {error.evalue}") from error
+        raise _failed(f"{name}:{line}", f"{error.ename}: {error.evalue}") from error
     except CellTimeoutError as error:
         message = f"the cell takes longer than {CELL_SECONDS} seconds"
-        raise _failed(root, path, line, message) from error
-    after = _stable(_writes(notebook))
-    if after == before:
-        return False
-    path.write_text(after, "utf-8")
-    return True
+        raise _failed(f"{name}:{line}", message) from error
+    return sources.write(root, name, _stable(_writes(notebook)))
 
 
-def _failed(root: Path, path: Path, line: int, message: str) -> CatalogueError:
+def _failed(place: str, message: str) -> CatalogueError:
     reason = message.partition("\n")[0]
-    return CatalogueError(f"{path.relative_to(root).as_posix()}:{line}: {reason}")
+    return CatalogueError(f"{place}: {reason}")
 
 
 def _stable(text: str) -> str:
