@@ -72,7 +72,5 @@ def _problems(kind: Check, tree: Tree) -> Iterator[Problem]:
     """Run one check; what it cannot go on from is its last problem."""
     try:
         yield from kind(tree)
-    except CatalogueError as error:
-        yield Problem.of(error)
-    except OSError as error:
+    except (CatalogueError, OSError) as error:
         yield Problem.of(CatalogueError.of(error, tree.root))
