@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 COMMAND = re.compile(r"(make|git|docker|uv|pip|\S*python3?|\.\S*/\S+) .*|\.ci/\S+")
 SAID = {"echo", "printf"}
 SEPARATORS = re.compile(r"&&|\|\||[;|&\n()]")
+TARGET = re.compile(r"[\w./${}-]+")
 ASSIGNED = re.compile(r"(?m)^([A-Z_]+)\s*[:?]?=\s*(.*)$")
-RULE = re.compile(r"(?m)^([\w-]+):(?!=)([^#\n]*)[^\n]*\n((?:\t[^\n]*\n?|\n)*)")
+RULE = re.compile(r"(?m)^([\w./${}-]+):(?!=)([^#\n]*)[^\n]*\n((?:\t[^\n]*\n?|\n)*)")
 
 
 def check(tree: Tree) -> Iterator[Problem]:
@@ -137,7 +138,7 @@ class Continuous:
     def _targets(self, words: list[str]) -> Iterator[str]:
         """Yield what a command starts in turn: targets of make, scripts of CI."""
         if words[0] == "make":
-            yield from (word for word in words[1:] if re.fullmatch(r"[\w-]+", word))
+            yield from (word for word in words[1:] if TARGET.fullmatch(word))
         elif words[0].startswith(".ci/"):
             yield words[0]
 
