@@ -1,15 +1,17 @@
-"""Make runs again what did not pass on today's bytes, and nothing too early."""
+"""Make and CI run again what did not pass on today's bytes, and nothing too early."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
 from catalogue.patterns import ROOT
+from tests.support.redis_servers import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,3 +96,36 @@ def test_the_guard_does_not_look_at_what_is_half_rendered(tree: Path) -> None:
     together = ran(tree, "--jobs=2", "guard", "site")
     assert together[-1] == check
     assert "-m catalogue render" in together
+
+
+SERVES = """\
+serve:
+\t@python3 -m http.server --bind 127.0.0.1 $(port) & python3 -c "input()" < pipe
+"""
+
+
+@pytest.mark.parametrize(
+    ("recipe", "status", "said"),
+    [
+        (SERVES, 0, "the site answered, and is gone"),
+        ("serve:\n\t@exit 3\n", 1, "it ended by itself"),
+    ],
+)
+def test_the_step_of_ci_that_serves_tells_an_end_from_an_answer(
+    tmp_path: Path, recipe: str, status: int, said: str
+) -> None:
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci/serve", tmp_path / ".ci")
+    (tmp_path / "Makefile").write_text(recipe)
+    os.mkfifo(tmp_path / "pipe")
+    port = free_port()
+    run = subprocess.run(
+        [tmp_path / ".ci/serve"],
+        env={"PATH": os.environ["PATH"], "port": str(port)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode, said in run.stdout + run.stderr) == (status, True)
+    with pytest.raises(ConnectionError), socket.create_connection(("127.0.0.1", port)):
+        pass
