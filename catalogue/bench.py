@@ -32,14 +32,15 @@ from typing import Any, Literal, TextIO
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from catalogue import markup, sources
 from catalogue.distributions import providers
-from catalogue.errors import CatalogueError, first_fault
+from catalogue.errors import CatalogueError
 from catalogue.markup import counted
 from catalogue.patterns import ROOT, Pattern
 from catalogue.record import sha256
+from catalogue.strict import Strict, first_fault
 
 SCHEMA_VERSION: Literal[1] = 1
 FEWEST_ROUNDS = 3  # fewer have no quartiles
@@ -82,11 +83,7 @@ class Case:
             await self.setup()
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Ratio(_Model):
+class Ratio(Strict):
     """The middle half of the rounds' ratios to the floor."""
 
     median: float
@@ -94,7 +91,7 @@ class Ratio(_Model):
     q3: float
 
 
-class CaseResult(_Model):
+class CaseResult(Strict):
     """What one case cost, as a multiple of the floor's cost in the same round."""
 
     name: str
@@ -105,7 +102,7 @@ class CaseResult(_Model):
     wall: Ratio
 
 
-class GroupResult(_Model):
+class GroupResult(Strict):
     """The cases that took turns, each with as many `calls` in each of the `rounds`."""
 
     name: str
@@ -114,7 +111,7 @@ class GroupResult(_Model):
     cases: list[CaseResult]
 
 
-class BenchResult(_Model):
+class BenchResult(Strict):
     """One benchmark, as stored in `tests/<category>/bench_<pattern>.json`."""
 
     schema_version: Literal[1]

@@ -10,7 +10,6 @@ import datetime as dt
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeAlias
@@ -18,9 +17,8 @@ from urllib.parse import quote
 
 import yaml
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
+    PrivateAttr,
     StringConstraints,
     ValidationError,
     field_validator,
@@ -28,9 +26,10 @@ from pydantic import (
 )
 
 from catalogue import plain_yaml, sources
-from catalogue.errors import CatalogueError, first_fault
-from catalogue.patterns import Pattern
+from catalogue.errors import CatalogueError
+from catalogue.patterns import Pattern, PatternId, TestId
 from catalogue.record import Verification
+from catalogue.strict import Strict, first_fault
 
 PATH = "docs/matrix.yaml"
 SIZE_LIMIT = 1_000_000  # bytes; the file of 70 entries has 70,000
@@ -86,17 +85,9 @@ Text = Annotated[
     str, StringConstraints(min_length=1, max_length=300, pattern=r"^[^\x00-\x1f\x7f]+$")
 ]
 Count = Annotated[int, Field(strict=True, ge=0, le=1000)]
-PatternId = Annotated[
-    str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*/[a-z][a-z0-9_]*$")
-]
-Proof = Annotated[str, StringConstraints(pattern=r"^tests(/\w+)+\.py::test_\w+$")]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class System(_Strict):
+class System(Strict):
     """One of the two systems, at the commit that was read."""
 
     name: Text
@@ -112,7 +103,7 @@ class System(_Strict):
         return f"https://github.com/{self.repository}/tree/{self.commit}"
 
 
-class Systems(_Strict):
+class Systems(Strict):
     """Both systems, under the names by which claims and findings refer to them."""
 
     template: System
@@ -123,7 +114,7 @@ class Systems(_Strict):
         return self.template if system == "template" else self.accent
 
 
-class PrintedOverall(_Strict):
+class PrintedOverall(Strict):
     """The overall score as the original prints it."""
 
     complete: Count
@@ -131,7 +122,7 @@ class PrintedOverall(_Strict):
     percent: Count
 
 
-class PrintedCategory(_Strict):
+class PrintedCategory(Strict):
     """One line of the original's table of scores."""
 
     name: Text
@@ -142,7 +133,7 @@ class PrintedCategory(_Strict):
     percent: Count
 
 
-class Gap(_Strict):
+class Gap(Strict):
     """One item of the original's list of gaps, and the entries that it is about."""
 
     number: Count
@@ -151,7 +142,7 @@ class Gap(_Strict):
     entries: tuple[str, ...]
 
 
-class Phase(_Strict):
+class Phase(Strict):
     """One step of the original's plan, and the gaps that it takes up."""
 
     title: Text
@@ -159,7 +150,7 @@ class Phase(_Strict):
     gaps: tuple[Count, ...]
 
 
-class Original(_Strict):
+class Original(Strict):
     """What the original comparison prints about itself."""
 
     title: Text
@@ -172,7 +163,7 @@ class Original(_Strict):
     phases: tuple[Phase, ...]
 
 
-class Claim(_Strict):
+class Claim(Strict):
     """What the original says of an entry in each of the two systems."""
 
     template: Literal["complete", "partial", "basic", "missing"]
@@ -185,7 +176,7 @@ class Claim(_Strict):
         return self.template if system == "template" else self.accent
 
 
-class Evidence(_Strict):
+class Evidence(Strict):
     """Lines of one file; both ends count, the first line is 1."""
 
     path: Text
@@ -224,7 +215,7 @@ class Evidence(_Strict):
         return f"https://github.com/{place}#L{self.first}-L{self.last}"
 
 
-class Finding(_Strict):
+class Finding(Strict):
     """What the code of one system shows about an entry."""
 
     state: State
@@ -249,11 +240,11 @@ class Finding(_Strict):
         return self
 
 
-class Ours(_Strict):
+class Ours(Strict):
     """Our answer: a pattern with the tests that show it, or one that is planned."""
 
     pattern: PatternId | None = None
-    proofs: tuple[Proof, ...] = ()
+    proofs: tuple[TestId, ...] = ()
     planned: PatternId | None = None
 
     @model_validator(mode="after")
@@ -265,7 +256,7 @@ class Ours(_Strict):
         return self
 
 
-class Entry(_Strict):
+class Entry(Strict):
     """One feature: the claims, what the code shows, and our answer."""
 
     id: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)+$")]
@@ -308,35 +299,17 @@ _AGREES: dict[str, tuple[State, ...]] = {
 }
 
 
-class Content(_Strict):
-    """Everything in the file."""
+class Comparison(Strict):
+    """Everything in the file, and the lines on which it stands."""
 
     systems: Systems
     original: Original
     entries: tuple[Entry, ...]
+    _node: yaml.Node = PrivateAttr()
 
-
-@dataclass(frozen=True)
-class Comparison:
-    """The validated content of the file, and the lines on which it stands."""
-
-    content: Content
-    node: yaml.Node
-
-    @property
-    def systems(self) -> Systems:
-        """The two systems."""
-        return self.content.systems
-
-    @property
-    def original(self) -> Original:
-        """What the original prints about itself."""
-        return self.content.original
-
-    @property
-    def entries(self) -> tuple[Entry, ...]:
-        """All entries, in the original's order."""
-        return self.content.entries
+    def model_post_init(self, context: yaml.Node, /) -> None:
+        """Keep the document, which is what validation has for its context."""
+        self._node = context
 
     @property
     def rows(self) -> list[Entry]:
@@ -353,7 +326,7 @@ class Comparison:
 
     def error(self, message: str, *location: int | str) -> CatalogueError:
         """Return an error about the place in the file that `location` leads to."""
-        line = plain_yaml.line_of(self.node, location)
+        line = plain_yaml.line_of(self._node, location)
         return CatalogueError(f"{PATH}:{line}: {message}")
 
 
@@ -384,12 +357,11 @@ def _parse(data: bytes) -> Comparison:
     if node is None:
         raise CatalogueError(f"{PATH}:1: the file is empty; restore it")
     try:
-        content = Content.model_validate(raw)
+        comparison = Comparison.model_validate(raw, context=node)
     except ValidationError as error:
         location, where, what = first_fault(error)
         line = plain_yaml.line_of(node, location)
         raise CatalogueError(f"{PATH}:{line}: {where}: {what}") from error
-    comparison = Comparison(content, node)
     for fault in _faults(comparison):
         raise fault
     return comparison

@@ -1,4 +1,4 @@
-"""The one error the catalogue shows to a person, and what others say for it."""
+"""The one error the catalogue shows to a person."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from pydantic import ValidationError
 
 
 class CatalogueError(Exception):
@@ -30,10 +28,3 @@ class CatalogueError(Exception):
         name = os.path.relpath(os.fsdecode(error.filename or root / path), root)
         what = f"cannot be used ({error.strerror})"
         return cls(f"{name}:1: {what}; restore it, or its permissions")
-
-
-def first_fault(error: ValidationError) -> tuple[tuple[int | str, ...], str, str]:
-    """Return where the first fault of some data is, that place in words, and what."""
-    first = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"]) or "the file"
-    return first["loc"], where, first["msg"].removeprefix("Value error, ")

@@ -11,36 +11,36 @@ import re
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, StringConstraints, ValidationError, field_validator
 
 from catalogue import plain_yaml, sources
-from catalogue.errors import CatalogueError, first_fault
+from catalogue.errors import CatalogueError
+from catalogue.strict import Strict, first_fault
 
 if TYPE_CHECKING:
     import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-ID_FORM = re.compile(r"[a-z][a-z0-9_]*/[a-z][a-z0-9_]*")
+PatternId = Annotated[
+    str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*/[a-z][a-z0-9_]*$")
+]
+TestId = Annotated[str, StringConstraints(pattern=r"^tests(/\w+)+\.py::test_\w+$")]
 OWN_MODULE = re.compile(r"(snippets|tests)(\.\w+)+")
 ROLES = ("usage", "naive", "wiring")
 MOST_WORDS = 25
 
 
-class Composition(BaseModel):
+class Composition(Strict):
     """Another pattern that this one is used with, and the test in which both run."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    pattern: str = Field(pattern=ID_FORM.pattern)
-    test: str = Field(pattern=r"^tests/[\w/]+\.py::\w+$")
+    pattern: PatternId
+    test: TestId
 
 
-class FrontMatter(BaseModel):
+class FrontMatter(Strict):
     """What a page says of its pattern and no path can tell."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     title: str = Field(min_length=1)
     description: str
@@ -112,11 +112,6 @@ class Pattern:
     def test(self) -> str:
         """The path of the proof."""
         return f"tests/{self.category}/test_{self.name}.py"
-
-    @property
-    def bench(self) -> str:
-        """The path of the benchmark, which not every pattern has."""
-        return f"tests/{self.category}/bench_{self.name}.py"
 
     def role(self, role: str) -> str:
         """Return the path of the `usage`, `naive` or `wiring` module."""

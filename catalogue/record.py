@@ -12,10 +12,11 @@ import hashlib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError
 
 from catalogue import sources
 from catalogue.errors import CatalogueError
+from catalogue.strict import Strict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -39,11 +40,7 @@ NAMES = {
 """How a page names each backend; tests that need none run on the empty name."""
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Cost(_Frozen):
+class Cost(Strict):
     """What one operation costs, in counts that a test asserted."""
 
     operation: str
@@ -51,7 +48,7 @@ class Cost(_Frozen):
     test: str
 
 
-class Breakage(_Frozen):
+class Breakage(Strict):
     """What a test did to the naive version, and what happened."""
 
     action: str
@@ -59,7 +56,7 @@ class Breakage(_Frozen):
     test: str
 
 
-class Difference(_Frozen):
+class Difference(Strict):
     """How one backend behaves where another behaves differently."""
 
     title: str
@@ -67,7 +64,7 @@ class Difference(_Frozen):
     test: str
 
 
-class Run(_Frozen):
+class Run(Strict):
     """One pattern's tests on one backend."""
 
     passed: list[str]
@@ -80,7 +77,7 @@ class Run(_Frozen):
     date: str
 
 
-class Verification(_Frozen):
+class Verification(Strict):
     """What is known of one pattern: the bytes, and a run per backend."""
 
     files: dict[str, str]
@@ -117,11 +114,11 @@ class Verification(_Frozen):
         return passed - {test.partition("[")[0] for run in runs for test in run.failed}
 
 
-class Record(_Frozen):
+class Record(Strict):
     """The whole record; `version` changes when a field does."""
 
     version: int = VERSION
-    patterns: dict[str, Verification] = {}
+    patterns: dict[str, Verification] = Field(default_factory=dict)
 
     def valid(self, pattern: Pattern) -> Verification | None:
         """Return what is known of exactly today's bytes of `pattern`, or None."""

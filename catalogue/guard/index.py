@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from packaging.utils import canonicalize_name
 
 from catalogue.distributions import providers
+from catalogue.sources import Function
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +28,6 @@ ROOMS = ("snippets", "tests", "catalogue")
 ABOUT_THE_CATALOGUE = ("tests/drift/", "tests/site/", "tests/examples/")
 JSON = {"false", "null", "true"}
 KEYWORDS = {*keyword.kwlist, *keyword.softkwlist, *dir(builtins), *JSON}
-FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 class Index:
@@ -197,11 +197,12 @@ def _fields(owner: object) -> set[str]:
 def _bound(statement: ast.stmt) -> Iterator[str]:
     """Yield the names which a statement at the top of a module defines."""
     match statement:
-        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
-            yield name
-        case ast.ClassDef(name=name):
-            yield name
-        case ast.AnnAssign(target=ast.Name(id=name)):
+        case (
+            ast.FunctionDef(name=name)
+            | ast.AsyncFunctionDef(name=name)
+            | ast.ClassDef(name=name)
+            | ast.AnnAssign(target=ast.Name(id=name))
+        ):
             yield name
         case ast.Assign(targets=targets):
             for target in targets:
@@ -215,7 +216,7 @@ def _members(owner: ast.ClassDef) -> set[str]:
     found: set[str] = set()
     for statement in owner.body:
         found.update(_bound(statement))
-        if isinstance(statement, FUNCTIONS):
+        if isinstance(statement, Function):
             found.update(
                 node.attr
                 for node in ast.walk(statement)

@@ -7,6 +7,7 @@ import re
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING
 
+from catalogue import sources
 from catalogue.guard.docstrings import told
 from catalogue.guard.index import KEYWORDS, Index
 from catalogue.guard.tree import Problem
@@ -112,12 +113,11 @@ class Judge:
     def _judge(self, text: str) -> str | None:
         if len(text) > LONGEST:
             return TYPED
-        if set(text.split()) <= KEYWORDS:
+        if set(text.split()) <= KEYWORDS or LITERAL.fullmatch(text):
             return None
         for form, judge in (
             (SETTING, self._setting),
             (OPTION, self._option),
-            (LITERAL, self._literal),
             (CAPITALS, self._capitals),
             (COMMAND, self._command),
         ):
@@ -128,10 +128,6 @@ class Judge:
         if PATH.fullmatch(text) and ("/" in text or SUFFIX.search(text)):
             return self._path(text)
         return self._python(text)
-
-    @staticmethod
-    def _literal(_: str) -> None:
-        return None
 
     def _setting(self, text: str) -> str | None:
         if self.index.knows(text) or self._mentioned(text):
@@ -244,11 +240,7 @@ def _inner(node: ast.expr) -> list[ast.expr] | None:
 
 
 def _is_code(text: str) -> bool:
-    try:
-        ast.parse(f"{text} pass" if text.endswith(":") else text)
-    except (SyntaxError, ValueError):
-        return False
-    return True
+    return bool(sources.nodes(f"{text} pass" if text.endswith(":") else text))
 
 
 def _is_literal(node: ast.expr) -> bool:

@@ -16,7 +16,8 @@ from markdown import Markdown
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from catalogue import sources
-from catalogue.errors import CatalogueError, first_fault
+from catalogue.errors import CatalogueError
+from catalogue.strict import first_fault
 
 RAISES = "raises-exception"
 """The one tag a cell may carry: it is meant to raise."""

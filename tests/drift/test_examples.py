@@ -56,7 +56,14 @@ def session(root: Path) -> SmallTree:
     small = SmallTree.at(root)
     machinery = [
         f"catalogue/{name}.py"
-        for name in ("__init__", "errors", "patterns", "plain_yaml", "sources")
+        for name in (
+            "__init__",
+            "errors",
+            "patterns",
+            "plain_yaml",
+            "sources",
+            "strict",
+        )
     ]
     for path in (
         *machinery,
