@@ -113,6 +113,11 @@ class Systems(Strict):
         """Return one of the two."""
         return self.template if system == "template" else self.accent
 
+    @property
+    def names(self) -> tuple[str, str]:
+        """Their names, the template's first."""
+        return self.template.name, self.accent.name
+
 
 class PrintedOverall(Strict):
     """The overall score as the original prints it."""

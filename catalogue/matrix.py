@@ -44,9 +44,7 @@ def fragments(root: Path, patterns: Iterable[Pattern], known: Record) -> dict[st
 
 def rows_for(root: Path, pattern_id: str, known: Record) -> str:
     """Return the entries that a pattern answers, for the pattern's own page."""
-    pattern = Pattern(id=pattern_id, root=root)
-    verification = known.valid(pattern)
-    verified = {pattern_id: verification} if verification else {}
+    verified = _verified([Pattern(id=pattern_id, root=root)], known)
     return matrix_html.render_rows_for(source.load(root), pattern_id, verified)
 
 

@@ -52,8 +52,7 @@ def render_table(compared: Comparison, verified: Verified) -> str:
     Roles are written out, because on a phone each row becomes a card, and a table that
     is not displayed as one loses its meaning for a screen reader.
     """
-    names = [compared.systems.template.name, compared.systems.accent.name]
-    columns = ["Feature", *names, "This catalogue"]
+    columns = ["Feature", *compared.systems.names, "This catalogue"]
     head = "".join(
         f'<th scope="col" role="columnheader">{markup.text(name)}</th>'
         for name in columns
@@ -112,8 +111,7 @@ def render_rows_for(compared: Comparison, pattern_id: str, verified: Verified) -
         )
         for entry in entries
     ]
-    names = (compared.systems.template.name, compared.systems.accent.name)
-    columns = ("Entry", *names, "Here")
+    columns = ("Entry", *compared.systems.names, "Here")
     return markup.table("This pattern in the comparison", columns, rows)
 
 
@@ -155,7 +153,7 @@ def _verdict(compared: Comparison) -> str:
 
 def _overall_table(compared: Comparison, verified: Verified) -> str:
     rows = compared.rows
-    template, accent = compared.systems.template.name, compared.systems.accent.name
+    template, accent = compared.systems.names
     lines = (
         (f"{template}, as claimed", scores.claimed_score(rows)),
         (f"{template}, as its code shows", scores.code_score(rows, "template")),
@@ -198,8 +196,7 @@ def _category_table(compared: Comparison, verified: Verified) -> str:
         "Category",
         "Original, printed",
         "Original, recomputed",
-        compared.systems.template.name,
-        compared.systems.accent.name,
+        *compared.systems.names,
         "Proven here",
     )
     caption = (
@@ -244,21 +241,17 @@ def _better(compared: Comparison, verified: Verified) -> str:
 def _both(compared: Comparison, systems: Sequence[SystemName]) -> str:
     if len(systems) == len(SYSTEMS):
         return "both"
-    return ", ".join(_name(compared, system) for system in systems)
+    return ", ".join(compared.systems.of(system).name for system in systems)
 
 
 def _the(compared: Comparison, system: SystemName) -> str:
     article = "the " if system == "template" else ""
-    return article + markup.text(_name(compared, system))
-
-
-def _name(compared: Comparison, system: SystemName) -> str:
-    return compared.systems.of(system).name
+    return article + markup.text(compared.systems.of(system).name)
 
 
 def _filter(compared: Comparison) -> str:
     """Return the form that the script shows; without the script it stays hidden."""
-    template, accent = compared.systems.template.name, compared.systems.accent.name
+    template, accent = compared.systems.names
     choices = (
         ("category", "Category", list(compared.categories)),
         ("template", template, list(STATES)),

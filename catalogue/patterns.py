@@ -118,6 +118,11 @@ class Pattern:
         return f"snippets/{self.category}/{self.name}_{role}.py"
 
     @property
+    def modules(self) -> list[str]:
+        """The module and those of its roles, whether they exist or not."""
+        return [self.snippet, *(self.role(role) for role in ROLES)]
+
+    @property
     def tests(self) -> list[str]:
         """The files of proof that exist: the mirror of the snippet and its topics."""
         folder = self.root / "tests" / self.category
@@ -157,7 +162,7 @@ class Pattern:
     @property
     def files(self) -> list[str]:
         """Every file whose bytes the pattern's proof is about."""
-        own = [self.snippet, *(self.role(role) for role in ROLES), *self.tests]
+        own = [*self.modules, *self.tests]
         existing = [path for path in own if (self.root / path).exists()]
         imported = set[str]().union(
             *(_imported_snippets(self.root, path) for path in existing)

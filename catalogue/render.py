@@ -89,15 +89,15 @@ def _card(pattern: Pattern, verification: record.Verification | None) -> str:
         "Tags": text(", ".join(page.tags)),
         "Ends": _folded(page.symptoms),
     }
-    composed = [
-        link(other.front_matter.title, f"../../../{other.url}")
-        + f" ({sentence(composition.test)})"
-        for composition in page.composes_with
-        for other in discover(pattern.root)
-        if other.id == composition.pattern
+    others = [
+        (Pattern(id=one.pattern, root=pattern.root), one.test)
+        for one in page.composes_with
     ]
-    if composed:
-        rows["Composes with"] = "<br>".join(composed)
+    rows["Composes with"] = "<br>".join(
+        f"{link(other.front_matter.title, f'../../../{other.url}')} ({sentence(test)})"
+        for other, test in others
+        if (other.root / other.page).exists()
+    )
     items = "\n".join(
         f"<div><dt>{name}</dt> <dd>{value}</dd></div>"
         for name, value in rows.items()
@@ -149,19 +149,13 @@ def _breaks(verification: record.Verification | None) -> str:
 def _evidence(
     pattern: Pattern, verification: record.Verification | None, known: record.Record
 ) -> str:
-    parts = []
-    if verification is None:
-        parts.append(f"<p>{_summary(None)}</p>\n")
-    else:
-        parts.append(_runs(verification))
-        parts += [
-            part for part in (differences(verification), _costs(verification)) if part
-        ]
-    results = bench.load_results(pattern.root, pattern.id)
-    if results:
+    parts = [f"<p>{_summary(None)}</p>\n"]
+    if verification:
+        parts = [_runs(verification), differences(verification), _costs(verification)]
+    if results := bench.load_results(pattern.root, pattern.id):
         parts.append(bench.to_markdown(results))
     parts.append(matrix.rows_for(pattern.root, pattern.id, known))
-    return "\n".join(parts)
+    return "\n".join(filter(None, parts))
 
 
 def _runs(verification: record.Verification) -> str:
@@ -262,15 +256,11 @@ def _category(
 
 
 def _symptoms(patterns: list[Pattern]) -> str:
-    rows = [
-        (symptom, pattern)
-        for pattern in patterns
-        for symptom in pattern.front_matter.symptoms
-    ]
     lines = [
         f"- {text(symptom)}<br>[{pattern.front_matter.title}]"
         f"(../patterns/{pattern.category}/{pattern.slug}.md)"
-        for symptom, pattern in rows
+        for pattern in patterns
+        for symptom in pattern.front_matter.symptoms
     ]
     return '<div class="sp-symptoms" markdown>\n\n' + "\n".join(lines) + "\n\n</div>\n"
 

@@ -23,7 +23,7 @@ def check(tree: Tree) -> Iterator[Problem]:
     """Yield what is missing of each pattern, and what belongs to none."""
     owned: set[str] = set()
     for pattern in tree.patterns:
-        owned.update(_own_snippets(pattern), pattern.tests)
+        owned.update(pattern.modules, pattern.tests)
         missing = list(_missing(tree, pattern))
         yield from missing
         if not missing:
@@ -44,14 +44,8 @@ def check(tree: Tree) -> Iterator[Problem]:
             yield Problem(path, 1, message)
 
 
-def _own_snippets(pattern: Pattern) -> list[str]:
-    return [pattern.snippet, *(pattern.role(r) for r in ("usage", "naive", "wiring"))]
-
-
 def _missing(tree: Tree, pattern: Pattern) -> Iterator[Problem]:
-    present = next(
-        (p for p in (pattern.page, *_own_snippets(pattern)) if p in tree.files), ""
-    )
+    present = next((p for p in (pattern.page, *pattern.modules) if p in tree.files), "")
     for path in (
         pattern.page,
         pattern.diagram,
@@ -67,7 +61,7 @@ def _missing(tree: Tree, pattern: Pattern) -> Iterator[Problem]:
 def _shown(tree: Tree, pattern: Pattern) -> Iterator[Problem]:
     page = tree.page(pattern.page)
     shown = {include.path for include in page.in_code if include.section is None}
-    for path in (*_own_snippets(pattern), pattern.test):
+    for path in (*pattern.modules, pattern.test):
         if path in tree.files and path not in shown:
             message = f"{pattern.page} does not show this file; include it there"
             yield Problem(path, 1, message)
