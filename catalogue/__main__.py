@@ -140,15 +140,14 @@ def _show(root: Path, options: argparse.Namespace) -> int:
     except CatalogueError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    known = record.load(root)
-    verification = known.valid(pattern)
+    verification = record.load(root).valid(pattern)
     shown = {
         "id": pattern.id,
         **pattern.front_matter.model_dump(),
         "url": pattern.url,
         "copy": pattern.copied,
         "files": record.hashes(pattern),
-        "state": record.state_of(known, pattern),
+        "state": record.state(verification),
         "verification": verification.model_dump() if verification else None,
     }
     sys.stdout.write(json.dumps(shown, indent=2) + "\n")

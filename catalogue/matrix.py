@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from catalogue import comparison as source
 from catalogue import matrix_html, scores
 from catalogue.comparison import SYSTEMS
-from catalogue.patterns import Pattern
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -22,19 +21,21 @@ if TYPE_CHECKING:
 
     from catalogue.comparison import Comparison, Entry
     from catalogue.errors import CatalogueError
-    from catalogue.record import Record, Verification
+    from catalogue.patterns import Pattern
     from catalogue.scores import Verified
 
 VERSION = 1
 """The version of `matrix.json`; it changes when a field changes or goes."""
 
 
-def fragments(root: Path, patterns: Iterable[Pattern], known: Record) -> dict[str, str]:
+def fragments(
+    root: Path, patterns: Iterable[Pattern], verified: Verified
+) -> dict[str, str]:
     """Return the parts of the page of the comparison, by path below the fragments.
 
     Raises `CatalogueError` for a fault in the file and for an unknown pattern.
     """
-    compared, verified = _read(root, patterns, known)
+    compared = _read(root, patterns)
     return {
         "compare/summary.md": matrix_html.render_summary(compared, verified),
         "compare/table.md": matrix_html.render_table(compared, verified),
@@ -42,9 +43,8 @@ def fragments(root: Path, patterns: Iterable[Pattern], known: Record) -> dict[st
     }
 
 
-def rows_for(root: Path, pattern_id: str, known: Record) -> str:
+def rows_for(root: Path, pattern_id: str, verified: Verified) -> str:
     """Return the entries that a pattern answers, for the pattern's own page."""
-    verified = _verified([Pattern(id=pattern_id, root=root)], known)
     return matrix_html.render_rows_for(source.load(root), pattern_id, verified)
 
 
@@ -55,17 +55,16 @@ def planned(root: Path, category: str) -> list[str]:
 
 
 def problems(
-    root: Path, patterns: Iterable[Pattern], known: Record
+    root: Path, patterns: Iterable[Pattern], verified: Verified
 ) -> list[CatalogueError]:
     """Return what the file says of our patterns and the tree or the record denies.
 
     Raises `CatalogueError` when the file itself cannot be used.
     """
-    patterns = list(patterns)
-    return source.problems(source.load(root), patterns, _verified(patterns, known))
+    return source.problems(source.load(root), patterns, verified)
 
 
-def to_json(root: Path, patterns: Iterable[Pattern], known: Record) -> str:
+def to_json(root: Path, patterns: Iterable[Pattern], verified: Verified) -> str:
     """Return the comparison for machines, as JSON.
 
     - `version`: 1; it changes when a field changes or goes.
@@ -84,7 +83,7 @@ def to_json(root: Path, patterns: Iterable[Pattern], known: Record) -> str:
       `state` (proven, proven on embedded backends only, not verified, planned),
       `pattern`, `planned`, `proofs`, and `better`, the systems better than us today.
     """
-    compared, verified = _read(root, patterns, known)
+    compared = _read(root, patterns)
     content = {
         "version": VERSION,
         "systems": compared.systems.model_dump(mode="json"),
@@ -103,13 +102,13 @@ def to_json(root: Path, patterns: Iterable[Pattern], known: Record) -> str:
     return json.dumps(content, ensure_ascii=False, indent=2) + "\n"
 
 
-def to_csv(root: Path, patterns: Iterable[Pattern], known: Record) -> str:
+def to_csv(root: Path, patterns: Iterable[Pattern], verified: Verified) -> str:
     """Return one line per entry, as CSV (RFC 4180).
 
     Several values in one field are parted by spaces. A field that a spreadsheet would
     take for a formula is given an apostrophe in front.
     """
-    compared, verified = _read(root, patterns, known)
+    compared = _read(root, patterns)
     file = io.StringIO()
     writer: csv.DictWriter[str] | None = None
     for entry in compared.entries:
@@ -121,19 +120,11 @@ def to_csv(root: Path, patterns: Iterable[Pattern], known: Record) -> str:
     return file.getvalue()
 
 
-def _read(
-    root: Path, patterns: Iterable[Pattern], known: Record
-) -> tuple[Comparison, dict[str, Verification]]:
-    patterns = list(patterns)
+def _read(root: Path, patterns: Iterable[Pattern]) -> Comparison:
     compared = source.load(root)
     for error in source.unknown_patterns(compared, patterns):
         raise error
-    return compared, _verified(patterns, known)
-
-
-def _verified(patterns: Iterable[Pattern], known: Record) -> dict[str, Verification]:
-    found = ((pattern.id, known.valid(pattern)) for pattern in patterns)
-    return {id_: verification for id_, verification in found if verification}
+    return compared
 
 
 def _figures(entries: Sequence[Entry], verified: Verified) -> dict[str, Any]:

@@ -185,10 +185,20 @@ def merge(record: Record, pattern: Pattern, runs: dict[str, Run]) -> Record:
     )
 
 
+def verified(record: Record, patterns: Iterable[Pattern]) -> dict[str, Verification]:
+    """Return what is known of exactly today's bytes of each pattern, by its id."""
+    found = ((pattern.id, record.valid(pattern)) for pattern in patterns)
+    return {id_: verification for id_, verification in found if verification}
+
+
 def state_of(record: Record, pattern: Pattern) -> str:
     """Return the state of exactly today's bytes of `pattern`."""
-    known = record.valid(pattern)
-    return known.state if known else "not verified"
+    return state(record.valid(pattern))
+
+
+def state(verification: Verification | None) -> str:
+    """Return the state of what is known of a pattern, if anything is."""
+    return verification.state if verification else "not verified"
 
 
 def unproven(record: Record, patterns: Iterable[Pattern]) -> list[Pattern]:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+    from catalogue.scores import Verified
+
 INDEX_VERSION = 1
 FRAGMENTS = "build/fragments"
 DATA = "docs/data"
@@ -34,23 +36,21 @@ def render(root: Path, *, publish: bool = False) -> list[Pattern]:
     when the site is for publication, for a pattern that is not verified.
     """
     patterns = discover(root)
-    known = record.load(root)
-    unverified = [
-        one for one in patterns if record.state_of(known, one) == "not verified"
-    ]
+    verified = record.verified(record.load(root), patterns)
+    unverified = [one for one in patterns if _state(one, verified) == "not verified"]
     if publish and unverified:
         names = ", ".join(pattern.id for pattern in unverified)
         raise CatalogueError(f"{record.PATH}:1: not verified: {names}; run make test")
     fragments = {
-        **_pattern_fragments(patterns, known),
-        **_index_fragments(root, patterns, known),
-        **matrix.fragments(root, patterns, known),
+        **_pattern_fragments(patterns, verified),
+        **_index_fragments(root, patterns, verified),
+        **matrix.fragments(root, patterns, verified),
         **notebooks.fragments(root),
     }
     data = {
-        "index.json": _index(patterns, known),
-        "matrix.json": matrix.to_json(root, patterns, known),
-        "matrix.csv": matrix.to_csv(root, patterns, known),
+        "index.json": _index(patterns, verified),
+        "matrix.json": matrix.to_json(root, patterns, verified),
+        "matrix.csv": matrix.to_csv(root, patterns, verified),
         **_raw_files(patterns),
     }
     _write_folder(root, FRAGMENTS, fragments)
@@ -59,14 +59,14 @@ def render(root: Path, *, publish: bool = False) -> list[Pattern]:
     return unverified
 
 
-def _pattern_fragments(patterns: list[Pattern], known: record.Record) -> dict[str, str]:
+def _pattern_fragments(patterns: list[Pattern], verified: Verified) -> dict[str, str]:
     rendered = {}
     for pattern in patterns:
-        verification = known.valid(pattern)
+        verification = verified.get(pattern.id)
         folder = f"{pattern.category}/{pattern.slug}"
         rendered[f"{folder}/card.md"] = _card(pattern, verification)
         rendered[f"{folder}/breaks.md"] = _breaks(verification)
-        rendered[f"{folder}/evidence.md"] = _evidence(pattern, verification, known)
+        rendered[f"{folder}/evidence.md"] = _evidence(pattern, verified)
         if (pattern.root / pattern.diagram).exists():
             source = sources.read(pattern.root, pattern.diagram)
             try:
@@ -76,6 +76,10 @@ def _pattern_fragments(patterns: list[Pattern], known: record.Record) -> dict[st
             except CatalogueError as error:
                 raise CatalogueError(f"{pattern.diagram}:1: {error}") from error
     return rendered
+
+
+def _state(pattern: Pattern, verified: Verified) -> str:
+    return record.state(verified.get(pattern.id))
 
 
 def _card(pattern: Pattern, verification: record.Verification | None) -> str:
@@ -146,15 +150,13 @@ def _breaks(verification: record.Verification | None) -> str:
     return table("What happened to the naive version", columns, rows)
 
 
-def _evidence(
-    pattern: Pattern, verification: record.Verification | None, known: record.Record
-) -> str:
+def _evidence(pattern: Pattern, verified: Verified) -> str:
     parts = [f"<p>{_summary(None)}</p>\n"]
-    if verification:
+    if verification := verified.get(pattern.id):
         parts = [_runs(verification), differences(verification), _costs(verification)]
     if results := bench.load_results(pattern.root, pattern.id):
         parts.append(bench.to_markdown(results))
-    parts.append(matrix.rows_for(pattern.root, pattern.id, known))
+    parts.append(matrix.rows_for(pattern.root, pattern.id, verified))
     return "\n".join(filter(None, parts))
 
 
@@ -217,19 +219,19 @@ def _unit(unit: str, count: int) -> str:
 
 
 def _index_fragments(
-    root: Path, patterns: list[Pattern], known: record.Record
+    root: Path, patterns: list[Pattern], verified: Verified
 ) -> dict[str, str]:
     categories = sorted({pattern.category for pattern in patterns})
-    rendered = {"trust.md": _trust(patterns, known)}
+    rendered = {"trust.md": _trust(patterns, verified)}
     lists, symptoms = [], []
     for category in categories:
         own = [pattern for pattern in patterns if pattern.category == category]
         planned = matrix.planned(root, category)
         title = _title(root, f"docs/patterns/{category}/index.md")
-        rendered[f"categories/{category}.md"] = _category(own, planned, known, "")
+        rendered[f"categories/{category}.md"] = _category(own, planned, verified, "")
         lists.append(
             f"## [{title}]({category}/index.md)\n\n"
-            + _category(own, planned, known, f"{category}/")
+            + _category(own, planned, verified, f"{category}/")
         )
         symptoms.append(f"## {title}\n\n{_symptoms(own)}")
         rendered[f"reference/{category}.md"] = "\n".join(
@@ -241,12 +243,12 @@ def _index_fragments(
 
 
 def _category(
-    patterns: list[Pattern], planned: list[str], known: record.Record, folder: str
+    patterns: list[Pattern], planned: list[str], verified: Verified, folder: str
 ) -> str:
     entries = [
         f"[{pattern.front_matter.title}]({folder}{pattern.slug}.md)\n"
         f":   {text(pattern.front_matter.description)}\n"
-        f"    {state(record.state_of(known, pattern))}\n"
+        f"    {state(_state(pattern, verified))}\n"
         for pattern in patterns
     ]
     if planned:
@@ -265,15 +267,9 @@ def _symptoms(patterns: list[Pattern]) -> str:
     return '<div class="sp-symptoms" markdown>\n\n' + "\n".join(lines) + "\n\n</div>\n"
 
 
-def _trust(patterns: list[Pattern], known: record.Record) -> str:
-    valid = [
-        found
-        for pattern in patterns
-        if (found := known.valid(pattern)) and found.passed
-    ]
-    runs = [
-        (name, run) for verification in valid for name, run in verification.runs.items()
-    ]
+def _trust(patterns: list[Pattern], verified: Verified) -> str:
+    valid = [found for found in verified.values() if found.passed]
+    runs = [(name, run) for found in valid for name, run in found.runs.items()]
     if not runs:
         return f'<p class="sp-trust">{state("not verified")}</p>\n'
     tests = sum(len(run.passed) for _, run in runs)
@@ -291,10 +287,10 @@ def _trust(patterns: list[Pattern], known: record.Record) -> str:
     return f'<p class="sp-trust">{text(words)}</p>\n'
 
 
-def _index(patterns: list[Pattern], known: record.Record) -> str:
+def _index(patterns: list[Pattern], verified: Verified) -> str:
     entries = []
     for pattern in patterns:
-        verification = known.valid(pattern)
+        verification = verified.get(pattern.id)
         page = pattern.front_matter
         entries.append(
             {
@@ -304,7 +300,7 @@ def _index(patterns: list[Pattern], known: record.Record) -> str:
                 "module": pattern.module,
                 "copy": pattern.copied,
                 "files": record.hashes(pattern),
-                "state": record.state_of(known, pattern),
+                "state": _state(pattern, verified),
                 "runs": {
                     name: run.model_dump()
                     for name, run in (verification.runs if verification else {}).items()

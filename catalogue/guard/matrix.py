@@ -22,7 +22,8 @@ SCORE = re.compile(
 
 def check(tree: Tree) -> Iterator[Problem]:
     """Yield what the comparison says and the tree or the verification record denies."""
-    for error in matrix.problems(tree.root, tree.patterns, record.load(tree.root)):
+    verified = record.verified(record.load(tree.root), tree.patterns)
+    for error in matrix.problems(tree.root, tree.patterns, verified):
         yield Problem.of(error)
     for page in tree.pages:
         if not page.path.startswith(COMPARING):
