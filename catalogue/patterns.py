@@ -146,7 +146,7 @@ class Pattern:
     @property
     def companions(self) -> list[str]:
         """The other snippets this one imports, directly or not: they travel with it."""
-        return sorted(_imported_snippets(self.root, self.snippet) - {self.snippet})
+        return sorted(_imported_snippets(self.root, [self.snippet]) - {self.snippet})
 
     @property
     def copied(self) -> list[str]:
@@ -157,26 +157,20 @@ class Pattern:
     def usage_needs(self) -> list[str]:
         """What the example imports besides: it runs where these are, too."""
         usage = self.role("usage")
-        return sorted(_imported_snippets(self.root, usage) - {usage, *self.copied})
+        return sorted(_imported_snippets(self.root, [usage]) - {usage, *self.copied})
 
     @property
     def files(self) -> list[str]:
         """Every file whose bytes the pattern's proof is about."""
         own = [*self.modules, *self.tests]
-        existing = [path for path in own if (self.root / path).exists()]
-        imported = set[str]().union(
-            *(_imported_snippets(self.root, path) for path in existing)
-        )
-        return sorted({*existing, *imported})
+        return sorted({*_imported_snippets(self.root, own), *self.tests})
 
     @property
     def surroundings(self) -> list[str]:
         """What else a run of the proof depends on: its fixtures, helpers, libraries."""
         fixtures = ["tests/conftest.py", f"tests/{self.category}/conftest.py"]
-        helpers = set[str]().union(
-            *(_imported(self.root, path) for path in (*fixtures, *self.tests))
-        )
-        found = {*fixtures, *helpers, "requirements.txt"} - {*self.files}
+        helpers = _imported(self.root, [*fixtures, *self.tests])
+        found = {*helpers, "requirements.txt"} - {*self.files}
         return sorted(path for path in found if (self.root / path).exists())
 
     @cached_property
@@ -237,15 +231,15 @@ def read_front_matter(root: Path, page: str) -> FrontMatter:
         raise CatalogueError(message) from error
 
 
-def _imported_snippets(root: Path, path: str) -> set[str]:
-    found = _imported(root, path)
+def _imported_snippets(root: Path, paths: list[str]) -> set[str]:
+    found = _imported(root, paths)
     return {path for path in found if path.startswith("snippets/")}
 
 
-def _imported(root: Path, path: str) -> set[str]:
-    """Return `path` and the files of this project that it imports, at any distance."""
+def _imported(root: Path, paths: list[str]) -> set[str]:
+    """Return those files of this project that exist, and all that they import."""
     seen: set[str] = set()
-    waiting = [path]
+    waiting = paths.copy()
     while waiting:
         current = waiting.pop()
         if current in seen or not (root / current).exists():
