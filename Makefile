@@ -61,7 +61,7 @@ fix: $(READY) ## update recorded outputs and notebooks, format
 	@$(BIN)/ruff check --quiet --fix
 	@$(BIN)/python -m catalogue.examples
 	@$(BIN)/ruff format --quiet
-	@$(BIN)/python -m catalogue.notebooks --execute
+	@$(BIN)/python -m catalogue.notebooks
 	@echo "fix: outputs recorded, notebooks executed, code formatted"
 
 bench: $(READY) ## ratios to the hand-written floor and to peers; only=<id> for one

@@ -16,7 +16,6 @@ import io
 import logging
 import re
 import sys
-import tokenize
 from collections import defaultdict
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -129,7 +128,8 @@ def _record(source: Source) -> str:
         if one not in outputs and one not in _tried(module):
             raise source.error(one.lineno, "this print is never reached; call it")
     beneath = {_end(one): (one.col_offset, outputs[one]) for one in prints}
-    old = _output_lines(source.text)
+    comments = sources.comments(source.text)
+    old = {one.line for one in comments if one.alone and one.text.startswith(OUTPUT)}
     lines: list[str] = []
     for number, text in enumerate(source.text.split("\n"), 1):
         if number not in old:
@@ -253,17 +253,6 @@ def _parse(source: Source) -> ast.Module:
 
 def _end(node: ast.Expr) -> int:
     return node.end_lineno or node.lineno
-
-
-def _output_lines(text: str) -> set[int]:
-    """Return the lines that are comments with recorded output."""
-    return {
-        token.start[0]
-        for token in tokenize.generate_tokens(io.StringIO(text).readline)
-        if token.type == tokenize.COMMENT
-        and token.string.startswith(OUTPUT)
-        and not token.line[: token.start[1]].strip()
-    }
 
 
 @contextmanager

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 STATES = {
     "proven": "proven",
     "proven on embedded backends only": "embedded",
-    "planned": "planned",
     "not verified": "unverified",
+    "planned": "planned",
 }
-"""Each state and the CSS modifier that gives it its shape."""
+"""Each state, in falling order, and the CSS modifier that gives it its shape."""
 
 
 def text(value: object) -> str:

@@ -256,7 +256,7 @@ def _filter(compared: Comparison) -> str:
         ("category", "Category", list(compared.categories)),
         ("template", template, list(STATES)),
         ("accent", accent, list(STATES)),
-        ("ours", "This catalogue", list(scores.OUR_STATES)),
+        ("ours", "This catalogue", list(markup.STATES)),
     )
     selects = "\n".join(_select(*choice) for choice in choices)
     total = len(compared.entries)

@@ -22,17 +22,11 @@ from catalogue import record, sources
 from catalogue.distributions import providers
 from catalogue.errors import CatalogueError
 from catalogue.patterns import Pattern, discover
+from catalogue.record import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
     from pathlib import Path
-
-KINDS = {
-    "database_backend": ("sqlite", "postgresql"),
-    "redis_backend": ("fakeredis", "redis"),
-    "broker_backend": ("memory", "rabbitmq"),
-}
-"""Per fixture the embedded backend and the real one."""
 
 
 class Proof:

@@ -26,7 +26,13 @@ if TYPE_CHECKING:
 
 VERSION = 1
 PATH = "build/verification.json"
-REAL = {"sqlite": "postgresql", "fakeredis": "redis", "memory": "rabbitmq"}
+KINDS = {
+    "database_backend": ("sqlite", "postgresql"),
+    "redis_backend": ("fakeredis", "redis"),
+    "broker_backend": ("memory", "rabbitmq"),
+}
+"""Per fixture the embedded backend and the real one."""
+REAL = dict(KINDS.values())
 """The real backend that each embedded one stands for."""
 NAMES = {
     "sqlite": "SQLite",

@@ -25,8 +25,6 @@ PROVEN = "proven"
 EMBEDDED = "proven on embedded backends only"
 UNVERIFIED = "not verified"
 PLANNED = "planned"
-OUR_STATES = (PROVEN, EMBEDDED, UNVERIFIED, PLANNED)
-"""What an entry's answer of ours can be, in falling order."""
 
 
 def our_state(entry: Entry, verified: Verified) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import io
 import os
+import tokenize
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from catalogue.errors import CatalogueError
@@ -63,6 +66,27 @@ def nodes(text: str) -> list[ast.AST]:
     try:
         return list(ast.walk(ast.parse(text)))
     except (SyntaxError, ValueError):
+        return []
+
+
+@dataclass(frozen=True)
+class Comment:
+    """A comment of a Python file, and whether it has its line to itself."""
+
+    line: int
+    text: str
+    alone: bool
+
+
+def comments(text: str) -> list[Comment]:
+    """Return a module's comments, none if it is no Python."""
+    try:
+        return [
+            Comment(one.start[0], one.string, not one.line[: one.start[1]].strip())
+            for one in tokenize.generate_tokens(io.StringIO(text).readline)
+            if one.type == tokenize.COMMENT
+        ]
+    except (tokenize.TokenError, SyntaxError):
         return []
 
 

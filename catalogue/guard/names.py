@@ -79,16 +79,14 @@ def check(tree: Tree) -> Iterator[Problem]:
 
 def _spans(judge: Judge, page: Page, spans: list[Code]) -> Iterator[Problem]:
     for span in spans:
-        fault = None if span.include else judge.fault(span.text)
-        if fault:
+        if not span.include and (fault := judge.fault(span.text)):
             yield Problem(page.path, page.line(span), f"`{span.text}`: {fault}")
 
 
 def _fields(tree: Tree, judge: Judge, page: Page) -> Iterator[Problem]:
     for text in page.fields:
         for words in TICKED.findall(text):
-            fault = judge.fault(words)
-            if fault:
+            if fault := judge.fault(words):
                 line = tree.line_of(page.path, f"`{words}`")
                 yield Problem(page.path, line, f"`{words}`: {fault}")
 

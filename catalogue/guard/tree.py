@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import ast
-import io
 import os
 import re
-import tokenize
 import tomllib
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
@@ -41,28 +39,7 @@ def _reader(configuration: str) -> Reader:
 
 
 _nodes = lru_cache(maxsize=1024)(sources.nodes)
-
-
-@dataclass(frozen=True)
-class Comment:
-    """A comment of a Python file, and whether it has its line to itself."""
-
-    line: int
-    text: str
-    alone: bool
-
-
-@lru_cache(maxsize=1024)
-def _comments(text: str) -> list[Comment]:
-    """Return a module's comments, none if it is no Python."""
-    try:
-        return [
-            Comment(one.start[0], one.string, not one.line[: one.start[1]].strip())
-            for one in tokenize.generate_tokens(io.StringIO(text).readline)
-            if one.type == tokenize.COMMENT
-        ]
-    except (tokenize.TokenError, SyntaxError):
-        return []
+_comments = lru_cache(maxsize=1024)(sources.comments)
 
 
 @dataclass(frozen=True, order=True)
@@ -140,7 +117,7 @@ class Tree:
         """Return every node of a Python file's syntax tree."""
         return _nodes(self.text(path))
 
-    def comments(self, path: str) -> list[Comment]:
+    def comments(self, path: str) -> list[sources.Comment]:
         """Return every comment of a Python file."""
         return _comments(self.text(path))
 

@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from catalogue import sources
+from catalogue.examples import OUTPUT
 from catalogue.guard.tree import Problem
 
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
     from catalogue.guard.tree import Tree
 
-OUTPUT = "# >"
 GUARD = "__name__ == '__main__'"
 ENTRY = 'end it with `if __name__ == "__main__":` and a call of main()'
 

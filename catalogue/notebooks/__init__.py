@@ -1,8 +1,8 @@
 """Render notebooks as Markdown in the look of the site, and find what is wrong in them.
 
 Nothing is executed here: what is shown is what the file stores. Whether a cell still
-prints what is stored is for nbval to say; `python -m catalogue.notebooks --execute`
-refreshes what is stored.
+prints what is stored is for nbval to say; `python -m catalogue.notebooks` refreshes
+what is stored.
 """
 
 import ast

@@ -4,11 +4,10 @@ What differs from run to run without meaning (times, the interpreter's version, 
 frames of a traceback) is not stored: a second run leaves every byte as it is.
 """
 
-import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
@@ -86,15 +85,8 @@ def _stable(text: str) -> str:
     return json.dumps(notebook, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
 
 
-def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
+def main(root: Path = ROOT) -> int:
     """Execute every notebook; return 1 if one of them cannot be executed."""
-    parser = argparse.ArgumentParser(
-        prog="python -m catalogue.notebooks", description="Refresh stored outputs."
-    )
-    parser.add_argument(
-        "--execute", action="store_true", required=True, help="run all cells in place"
-    )
-    parser.parse_args(arguments)
     failed = 0
     for path in discover(root):
         try:
