@@ -35,7 +35,6 @@ from packaging.utils import canonicalize_name
 from pydantic import Field, ValidationError
 
 from catalogue import markup, sources
-from catalogue.distributions import providers
 from catalogue.errors import CatalogueError
 from catalogue.markup import counted
 from catalogue.patterns import ROOT, Pattern
@@ -429,7 +428,7 @@ def _libraries(root: Path) -> dict[str, str]:
     loaded = {name.partition(".")[0] for name in sys.modules}
     names = {
         name
-        for module, distributions in providers().items()
+        for module, distributions in sources.providers().items()
         if module in loaded
         for name in map(canonicalize_name, distributions)
     }

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from catalogue import record, sources
-from catalogue.distributions import providers
 from catalogue.errors import CatalogueError
 from catalogue.patterns import Pattern, discover
 from catalogue.record import KINDS
@@ -296,6 +295,6 @@ def _versions(root: Path, pattern: Pattern) -> dict[str, str]:
         for path in pattern.files
         for name in sources.imports(sources.nodes(sources.read(root, path)))
     }
-    names = {name for one in packages for name in providers().get(one, [])[:1]}
+    names = {name for one in packages for name in sources.providers().get(one, [])[:1]}
     python = ".".join(str(part) for part in sys.version_info[:3])
     return {"Python": python, **{name: version(name) for name in sorted(names)}}

@@ -7,6 +7,8 @@ import io
 import os
 import tokenize
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import packages_distributions
 from typing import TYPE_CHECKING, TypeAlias
 
 from catalogue.errors import CatalogueError
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
+
+providers = cache(packages_distributions)
+"""The distributions that install each package, looked up once a process."""
 
 
 def read(root: Path, path: str) -> str:

@@ -45,7 +45,7 @@ _Loader.add_constructor("!ENV", _environment)
 
 
 @cache
-def read_configuration(path: str, text: str) -> dict[str, Any]:
+def read_configuration(text: str) -> dict[str, Any]:
     """Return the configuration; a `CatalogueError` names the line that has no sense."""
     try:
         loader = _Loader(text)
@@ -53,9 +53,9 @@ def read_configuration(path: str, text: str) -> dict[str, Any]:
         loader.dispose()
     except yaml.YAMLError as error:
         line, problem = plain_yaml.fault(error)
-        raise CatalogueError(f"{path}:{line}: {problem}") from error
+        raise CatalogueError(f"{SITE}:{line}: {problem}") from error
     if not isinstance(data, dict):
-        raise CatalogueError(f"{path}:1: the site's configuration is missing")
+        raise CatalogueError(f"{SITE}:1: the site's configuration is missing")
     return data
 
 

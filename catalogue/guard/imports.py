@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from packaging.utils import canonicalize_name
 
-from catalogue.distributions import providers
 from catalogue.guard.tree import Problem
+from catalogue.sources import providers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

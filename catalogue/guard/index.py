@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 
 from packaging.utils import canonicalize_name
 
-from catalogue.distributions import providers
-from catalogue.sources import Function
+from catalogue.sources import Function, providers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 @cache
 def _reader(configuration: str) -> Reader:
-    return Reader(read_configuration(SITE, configuration))
+    return Reader(read_configuration(configuration))
 
 
 _nodes = lru_cache(maxsize=1024)(sources.nodes)
@@ -143,15 +143,15 @@ class Tree:
             self._pages[path] = self.reader.read(path, self.text(path))
         return self._pages[path]
 
-    @cached_property
+    @property
     def reader(self) -> Reader:
         """The site's own Markdown parser."""
         return _reader(self.text(SITE))
 
-    @cached_property
+    @property
     def config(self) -> dict[str, Any]:
         """The site's configuration; an unreadable one is a `CatalogueError`."""
-        return read_configuration(SITE, self.text(SITE))
+        return read_configuration(self.text(SITE))
 
     @cached_property
     def project(self) -> dict[str, Any]:

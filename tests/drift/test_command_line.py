@@ -45,12 +45,6 @@ def tree(tmp_path: Path) -> Path:
     return copy_tree(tmp_path)
 
 
-@pytest.fixture
-def small(tmp_path: Path) -> SmallTree:
-    """Give a small catalogue without a fault."""
-    return SmallTree.at(tmp_path)
-
-
 def complaint(capsys: pytest.CaptureFixture[str]) -> str:
     """Return the one line on stderr."""
     lines = capsys.readouterr().err.splitlines()
