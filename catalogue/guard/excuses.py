@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from catalogue import sources
 from catalogue.guard.commands import Continuous
+from catalogue.guard.configuration import PROJECT
 from catalogue.guard.index import ABOUT_THE_CATALOGUE
-from catalogue.guard.tree import PROJECT, Problem
+from catalogue.guard.tree import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -166,7 +167,7 @@ def _comments(tree: Tree, path: str) -> Iterator[Problem]:
 
 
 def _options(tree: Tree) -> Iterator[Problem]:
-    options = tree.project.get("tool", {}).get("pytest", {}).get("ini_options", {})
+    options = tree.project.tool.pytest.ini_options
     for name in sorted(options.keys() - SETTINGS):
         message = f"{name} can leave tests out; take it away, or let the guard know it"
         yield Problem(PROJECT, tree.line_of(PROJECT, name), message)
@@ -179,8 +180,8 @@ def _options(tree: Tree) -> Iterator[Problem]:
     if options.get("testpaths", ["tests"]) != ["tests"]:
         message = 'testpaths leaves tests out of every run; make it ["tests"]'
         yield Problem(PROJECT, tree.line_of(PROJECT, "testpaths"), message)
-    added = options.get("addopts", [])
-    for word in added.split() if isinstance(added, str) else added:
+    added = options.get("addopts", "")
+    for word in added if isinstance(added, list) else str(added).split():
         if OPTIONS.fullmatch(word):
             message = f"{word} leaves tests out of every run; {NOT_RUN}"
             yield Problem(PROJECT, tree.line_of(PROJECT, word), message)
@@ -197,8 +198,8 @@ def _recipes(tree: Tree) -> Iterator[Problem]:
 
 
 def _types(tree: Tree) -> Iterator[Problem]:
-    mypy = tree.project.get("tool", {}).get("mypy", {})
-    for table in (mypy, *mypy.get("overrides", [])):
+    mypy = tree.project.tool.mypy
+    for table in (mypy.model_extra or {}, *mypy.overrides):
         for key, value in table.items():
             if value is False or key.startswith(LENIENT):
                 message = f"{key} tells mypy to look away; {SEEN}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import os
 import re
-import tomllib
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
@@ -18,7 +17,13 @@ from packaging.version import Version
 
 from catalogue import sources
 from catalogue.errors import CatalogueError
-from catalogue.guard.configuration import SITE, read_configuration
+from catalogue.guard.configuration import (
+    PROJECT,
+    SITE,
+    Tables,
+    read_configuration,
+    read_project,
+)
 from catalogue.guard.page import Page, Reader
 from catalogue.patterns import Pattern, discover
 
@@ -29,7 +34,6 @@ PLACED = re.compile(r"(?P<path>[^:\n]+):(?P<line>\d+): (?P<message>.+)", re.DOTA
 GENERATED = {"build", "docs/data", "tests/site/node_modules"}
 HIDDEN_ROOMS = {".ci", ".github"}
 PIN = re.compile(r"(?m)^(?P<name>[A-Za-z0-9][\w.-]*)==(?P<version>\d[\w.!+]*)")
-PROJECT = "pyproject.toml"
 T = TypeVar("T")
 
 
@@ -154,20 +158,16 @@ class Tree:
         return read_configuration(self.text(SITE))
 
     @cached_property
-    def project(self) -> dict[str, Any]:
+    def project(self) -> Tables:
         """The tables of pyproject.toml; an unreadable one is a `CatalogueError`."""
-        try:
-            return tomllib.loads(self.text(PROJECT))
-        except tomllib.TOMLDecodeError as error:
-            raise CatalogueError(f"{PROJECT}:1: it is not TOML: {error}") from error
+        return read_project(self.text(PROJECT))
 
     def requirements(self, *extras: str) -> dict[str, Requirement]:
         """Return what is declared: what the snippets need, and what each extra adds."""
-        table = self.project.get("project", {})
-        optional = table.get("optional-dependencies", {})
-        texts = list(table.get("dependencies", []))
+        table = self.project.project
+        texts = list(table.dependencies)
         for extra in extras:
-            texts += optional.get(extra, [])
+            texts += table.extras[extra]
         declared = [self._declared(Requirement, text) for text in texts]
         return {canonicalize_name(one.name): one for one in declared}
 
@@ -182,13 +182,12 @@ class Tree:
     @property
     def pythons(self) -> SpecifierSet:
         """The versions of Python that the project is for."""
-        wanted = self.project.get("project", {}).get("requires-python", "")
-        return self._declared(SpecifierSet, wanted)
+        return self._declared(SpecifierSet, self.project.project.python)
 
     @property
     def extras(self) -> list[str]:
         """The names of the optional groups of dependencies."""
-        return list(self.project.get("project", {}).get("optional-dependencies", {}))
+        return list(self.project.project.extras)
 
     @cached_property
     def pins(self) -> dict[str, Version]:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from packaging.version import Version
 
 from catalogue.guard.commands import Continuous
+from catalogue.guard.configuration import PROJECT
 from catalogue.guard.docstrings import told
-from catalogue.guard.tree import PROJECT, Problem
+from catalogue.guard.tree import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
