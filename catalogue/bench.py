@@ -283,16 +283,20 @@ def _grouped(pattern_id: str, cases: Sequence[Case], rounds: int) -> list[list[C
         if len({case.name for case in group}) != len(group):
             raise CatalogueError(f"{where}: two cases have the same name")
         for case in group:
-            if case.floor and case.ours:
-                raise CatalogueError(
-                    f"{where}: {case.name}: a case is the floor or ours, not both"
-                )
-            if case.concurrency < 1:
-                raise CatalogueError(f"{where}: {case.name}: concurrency is at least 1")
-            _version(pattern_id, case)
+            with _named(pattern_id, case):
+                _refuse_nonsense(case)
     if not groups:
         raise CatalogueError(f"{pattern_id}: there is no case to measure")
     return list(groups.values())
+
+
+def _refuse_nonsense(case: Case) -> None:
+    if case.floor and case.ours:
+        raise CatalogueError("a case is the floor or ours, not both")
+    if case.concurrency < 1:
+        raise CatalogueError("concurrency is at least 1")
+    if case.package and _version(case) is None:
+        raise CatalogueError(f"{case.package} is not installed")
 
 
 async def _measure(pattern_id: str, group: list[Case], rounds: int) -> GroupResult:
@@ -320,10 +324,7 @@ async def _measure(pattern_id: str, group: list[Case], rounds: int) -> GroupResu
         name=floor.group,
         rounds=rounds,
         calls=calls,
-        cases=[
-            _result(pattern_id, case, spent[case.name], spent[floor.name])
-            for case in group
-        ],
+        cases=[_result(case, spent[case.name], spent[floor.name]) for case in group],
     )
 
 
@@ -381,16 +382,13 @@ def _named(pattern_id: str, case: Case) -> Iterator[None]:
 
 
 def _result(
-    pattern_id: str,
-    case: Case,
-    spent: list[tuple[float, float]],
-    floor: list[tuple[float, float]],
+    case: Case, spent: list[tuple[float, float]], floor: list[tuple[float, float]]
 ) -> CaseResult:
     pairs = list(zip(spent, floor, strict=True))
     return CaseResult(
         name=case.name,
         role="floor" if case.floor else "ours" if case.ours else "peer",
-        version=_version(pattern_id, case),
+        version=_version(case),
         concurrency=case.concurrency,
         cpu=_ratio([mine[0] / base[0] for mine, base in pairs]),
         wall=_ratio([mine[1] / base[1] for mine, base in pairs]),
@@ -407,15 +405,11 @@ def _rounded(ratio: float) -> float:
     return round(ratio, max(0, 2 - math.floor(math.log10(ratio)))) if ratio > 0 else 0.0
 
 
-def _version(pattern_id: str, case: Case) -> str | None:
+def _version(case: Case) -> str | None:
     try:
         return importlib.metadata.version(case.package or case.name)
-    except importlib.metadata.PackageNotFoundError as error:
-        if case.package is None:
-            return None
-        raise CatalogueError(
-            f"{pattern_id}: {case.group}: {case.name}: {case.package} is not installed"
-        ) from error
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _libraries(root: Path) -> dict[str, str]:

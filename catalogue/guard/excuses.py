@@ -19,41 +19,20 @@ if TYPE_CHECKING:
 
 PLUGIN = "catalogue/plugin.py"
 WAYS_OUT = {
-    "SkipTest",
-    "Skipped",
-    "_exit",
-    "__test__",
-    "add_marker",
-    "applymarker",
-    "collect_ignore",
-    "collect_ignore_glob",
-    "exitonfirst",
-    "expectedFailure",
-    "importorskip",
-    "no_type_check",
-    "pytest.exit",
-    "pytest_plugins",
-    "skip",
-    "skipIf",
-    "skipTest",
-    "skipUnless",
-    "skipif",
-    "xfail",
+    *("SkipTest", "Skipped", "importorskip", "skip", "skipIf", "skipTest"),
+    *("skipUnless", "skipif", "expectedFailure", "xfail"),
+    *("__test__", "collect_ignore", "collect_ignore_glob", "pytest_plugins"),
+    *("_exit", "exitonfirst", "pytest.exit"),
+    *("add_marker", "applymarker", "no_type_check"),
 }
 """Names by which pytest, unittest and typing leave something out."""
 OPTIONS = re.compile(
     r"^(-k|-m|--deselect|--ignore(-glob)?|--lf|--ff|--runxfail|-x|--maxfail)(=.*)?$"
 )
 SETTINGS = {
-    "addopts",
-    "asyncio_default_fixture_loop_scope",
-    "asyncio_mode",
-    "empty_parameter_set_mark",
-    "filterwarnings",
-    "minversion",
-    "pythonpath",
-    "testpaths",
-    "xfail_strict",
+    *("addopts", "asyncio_default_fixture_loop_scope", "asyncio_mode"),
+    *("empty_parameter_set_mark", "filterwarnings", "minversion", "pythonpath"),
+    *("testpaths", "xfail_strict"),
 }
 """What pytest may be told; by others it does not find all tests."""
 SILENCER = re.compile(
