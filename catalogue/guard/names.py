@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from fnmatch import fnmatch
+from fnmatch import filter as matching
 from typing import TYPE_CHECKING
 
 from catalogue import sources
@@ -174,14 +174,11 @@ class Judge:
 
     def _path(self, text: str) -> str | None:
         """Judge a path: a file, a folder, a form of these, or a pattern's id."""
-        files = self._tree.files
-        form = re.sub(r"<[^>]*>|\{[^}]*\}", "*", text)
+        form = re.sub(r"<[^>]*>|\{[^}]*\}", "*", text).rstrip("/")
+        forms = [form, f"{form}/*"] if "/" in text else [form, f"{form}/*", f"*/{form}"]
         known = (
             text in self._patterns
-            or any(fnmatch(path, form.rstrip("/")) for path in files)
-            or any(path.startswith(f"{text.rstrip('/')}/") for path in files)
-            or any(fnmatch(path, f"{form.rstrip('/')}/*") for path in files)
-            or ("/" not in text and any(fnmatch(path, f"*/{form}") for path in files))
+            or any(matching(self._tree.files, one) for one in forms)
             or (text.startswith("build/") and self._is_written(text))
             or ("/" not in text and self._python(text) is None)
         )
