@@ -12,7 +12,7 @@ SUCCESSOR := tests/site/test_zensical.py
 # What passed is noted under the sum of these files' names and bytes before it ran.
 machinery := $(shell find catalogue tests/drift tests/examples tests/support -name '*.py' \
 	| sort | xargs cksum Makefile README.md docs/matrix.yaml mkdocs.yml pyproject.toml \
-	tests/conftest.py .github/workflows/*.yml | cksum | cut -d ' ' -f 1)
+	tests/conftest.py .ci/serve .github/workflows/*.yml | cksum | cut -d ' ' -f 1)
 told := $(shell find catalogue/notebooks notebooks snippets -name '*.py' -o -name '*.ipynb' \
 	| sort | xargs cksum pyproject.toml | cksum | cut -d ' ' -f 1)
 port ?= 8000

@@ -9,10 +9,10 @@ scores, our own state) is computed in `catalogue.scores` and written nowhere.
 import datetime as dt
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Annotated, Literal, Self, TypeAlias, get_args
 from urllib.parse import quote
 
 import yaml
@@ -36,10 +36,10 @@ SIZE_LIMIT = 1_000_000  # bytes; the file of 70 entries has 70,000
 NOTE_WORDS = 25
 
 SystemName: TypeAlias = Literal["template", "accent"]
-SYSTEMS: tuple[SystemName, ...] = ("template", "accent")
+SYSTEMS: tuple[SystemName, ...] = get_args(SystemName)
 Kind: TypeAlias = Literal["row", "gap", "claim"]
 State: TypeAlias = Literal["full", "partial", "none", "unknown"]
-STATES: tuple[State, ...] = ("full", "partial", "none", "unknown")
+STATES: tuple[State, ...] = get_args(State)
 Contradiction: TypeAlias = Literal["more", "less"]
 
 SIZES: dict[Kind, int] = {"row": 60, "gap": 5, "claim": 5}
@@ -443,7 +443,7 @@ def unknown_patterns(
 
 def problems(
     comparison: Comparison,
-    patterns: Iterable[Pattern],
+    patterns: Sequence[Pattern],
     verified: Mapping[str, Verification],
 ) -> list[CatalogueError]:
     """Return what the file says of our patterns and the tree or the record denies.
@@ -452,7 +452,6 @@ def problems(
     proof must be a test in its pattern's own files; it must have passed wherever it
     ran, if the record knows the pattern at all.
     """
-    patterns = list(patterns)
     known = {pattern.id: pattern for pattern in patterns}
     found = unknown_patterns(comparison, patterns)
     for index, entry in enumerate(comparison.entries):

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from catalogue.comparison import Comparison, Entry
-    from catalogue.errors import CatalogueError
     from catalogue.patterns import Pattern
     from catalogue.scores import Verified
 
@@ -43,25 +42,10 @@ def fragments(
     }
 
 
-def rows_for(root: Path, pattern_id: str, verified: Verified) -> str:
-    """Return the entries that a pattern answers, for the pattern's own page."""
-    return matrix_html.render_rows_for(source.load(root), pattern_id, verified)
-
-
 def planned(root: Path, category: str) -> list[str]:
     """Return the ids of the patterns that are planned in one of our categories."""
     ids = (entry.ours.planned for entry in source.load(root).entries)
     return sorted({id_ for id_ in ids if id_ and id_.partition("/")[0] == category})
-
-
-def problems(
-    root: Path, patterns: Iterable[Pattern], verified: Verified
-) -> list[CatalogueError]:
-    """Return what the file says of our patterns and the tree or the record denies.
-
-    Raises `CatalogueError` when the file itself cannot be used.
-    """
-    return source.problems(source.load(root), patterns, verified)
 
 
 def to_json(root: Path, patterns: Iterable[Pattern], verified: Verified) -> str:

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from catalogue import bench, diagrams, matrix, notebooks, record, sources
+from catalogue import (
+    bench,
+    comparison,
+    diagrams,
+    matrix,
+    matrix_html,
+    notebooks,
+    record,
+    sources,
+)
 from catalogue.errors import CatalogueError
 from catalogue.markup import counted, link, sentence, state, table, text
 from catalogue.patterns import Pattern, discover, read_fields
@@ -156,7 +165,8 @@ def _evidence(pattern: Pattern, verified: Verified) -> str:
         parts = [_runs(verification), differences(verification), _costs(verification)]
     if results := bench.load_results(pattern.root, pattern.id):
         parts.append(bench.to_markdown(results))
-    parts.append(matrix.rows_for(pattern.root, pattern.id, verified))
+    compared = comparison.load(pattern.root)
+    parts.append(matrix_html.render_rows_for(compared, pattern.id, verified))
     return "\n".join(filter(None, parts))
 
 

@@ -37,7 +37,7 @@ def tree(tmp_path: Path) -> Path:
         "catalogue/notebooks/__init__.py": "",
         "snippets/calls/dial.py": "",
         "snippets/gone/__pycache__/dial.cpython-313.pyc": "",
-        ".github/workflows/ci.yml": "",
+        **dict.fromkeys((".ci/serve", ".github/workflows/ci.yml"), ""),
         ".venv/bin/python": PYTHON,
         ".venv/.ready": "",
     }

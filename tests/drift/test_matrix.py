@@ -463,7 +463,8 @@ def test_a_missing_file_is_named(tree: Path) -> None:
 
 def complaints(tree: Path, known: record.Record) -> list[str]:
     """Return the problems, one a line."""
-    found = matrix.problems(tree, discover(tree), verified(tree, known))
+    compared = comparison.load(tree)
+    found = comparison.problems(compared, discover(tree), verified(tree, known))
     return [str(error) for error in found]
 
 
@@ -769,8 +770,8 @@ def test_a_hostile_search_stays_text(tree: Path) -> None:
 
 def test_a_patterns_page_shows_its_own_entries(tree: Path) -> None:
     edit(tree, PLANNED, LINKED)
-    known = recorded(tree, **{"": ([PROOF], [])})
-    shown = matrix.rows_for(tree, PATTERN, verified(tree, known))
+    known = verified(tree, recorded(tree, **{"": ([PROOF], [])}))
+    shown = matrix_html.render_rows_for(comparison.load(tree), PATTERN, known)
     parsed = BeautifulSoup(shown, "html.parser")
     (row,) = parsed.select("tbody tr")
     (link,) = row.select("a")
@@ -782,7 +783,7 @@ def test_a_patterns_page_shows_its_own_entries(tree: Path) -> None:
 
 
 def test_a_pattern_without_entries_says_so(tree: Path) -> None:
-    shown = matrix.rows_for(tree, PATTERN, {})
+    shown = matrix_html.render_rows_for(comparison.load(tree), PATTERN, {})
     assert "no entry that this pattern answers" in shown
 
 
