@@ -145,12 +145,12 @@ class Continuous:
     def _recipe(self, target: str) -> str:
         if target.startswith(".ci/"):
             return self._tree.text(target)
+        found: list[str] = []
         for name, needed, recipe in RULE.findall(self._makefile):
             if name == target:
-                lines = [line.lstrip("\t@-+") for line in recipe.splitlines()]
-                made = [f"make {one}" for one in needed.split()]
-                return "\n".join([*made, *lines])
-        return ""
+                found += [f"make {one}" for one in needed.split()]
+                found += [line.lstrip("\t@-+") for line in recipe.splitlines()]
+        return "\n".join(found)
 
 
 def _words(command: str) -> list[str]:

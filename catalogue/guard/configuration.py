@@ -49,6 +49,7 @@ class Pytest(BaseModel):
 class Mypy(BaseModel, extra="allow"):
     """What mypy is told."""
 
+    strict: bool = False
     overrides: list[dict[str, Any]] = []
 
 

@@ -178,6 +178,9 @@ def _recipes(tree: Tree) -> Iterator[Problem]:
 
 def _types(tree: Tree) -> Iterator[Problem]:
     mypy = tree.project.tool.mypy
+    if not mypy.strict:
+        message = "mypy is not strict; set strict = true"
+        yield Problem(PROJECT, tree.line_of(PROJECT, "[tool.mypy]"), message)
     for table in (mypy.model_extra or {}, *mypy.overrides):
         for key, value in table.items():
             if value is False or key.startswith(LENIENT):

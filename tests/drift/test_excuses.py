@@ -145,6 +145,8 @@ def test_a_string_that_looks_like_such_a_comment_is_none(small: SmallTree) -> No
         ('"--strict-markers"', '"--deselect=tests/a.py"', "--des", "leaves tests out"),
         ('"--strict-markers"', '"--ignore=tests/a"', "--ignore", "leaves tests out"),
         ('"--strict-markers"', '"-k", "not ring"', '"-k"', "-k leaves tests out"),
+        ("strict = true", "", "[tool.mypy]", "mypy is not strict"),
+        ("strict = true", "strict = false", "[tool.mypy]", "mypy is not strict"),
         ('["--strict-markers"]', '"-m fast"', "addopts", "-m leaves tests out"),
         *(
             ("[tool.mypy]", f"{setting}\n\n[tool.mypy]", setting, reason)
