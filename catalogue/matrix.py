@@ -93,13 +93,11 @@ def to_csv(root: Path, patterns: Iterable[Pattern], verified: Verified) -> str:
     take for a formula is given an apostrophe in front.
     """
     compared = _read(root, patterns)
+    rows = [_flat(_entry_data(compared, entry, verified)) for entry in compared.entries]
     file = io.StringIO()
-    writer: csv.DictWriter[str] | None = None
-    for entry in compared.entries:
-        row = _flat(_entry_data(compared, entry, verified))
-        if writer is None:
-            writer = csv.DictWriter(file, list(row))
-            writer.writeheader()
+    writer = csv.DictWriter(file, list(rows[0]))
+    writer.writeheader()
+    for row in rows:
         writer.writerow({key: _inert(value) for key, value in row.items()})
     return file.getvalue()
 

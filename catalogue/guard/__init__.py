@@ -39,33 +39,17 @@ if TYPE_CHECKING:
 __all__ = ["Problem", "Tree", "check"]
 
 CHECKS: tuple[Check, ...] = (
-    files.check,
-    fences.check,
-    docstrings.check,
-    includes.check,
-    settings.check,
-    usage.check,
-    notebooks.check,
-    names.check,
-    links.check,
-    completeness.check,
-    shape.check,
-    excuses.check,
-    assertions.check,
-    matrix.check,
-    imports.check,
-    commands.check,
-    versions.check,
+    *(assertions.check, commands.check, completeness.check, docstrings.check),
+    *(excuses.check, fences.check, files.check, imports.check, includes.check),
+    *(links.check, matrix.check, names.check, notebooks.check, settings.check),
+    *(shape.check, usage.check, versions.check),
 )
 
 
 def check(root: Path) -> list[Problem]:
     """Return every problem of the tree at `root`, in order of path and line."""
     tree = Tree(root)
-    found: set[Problem] = set()
-    for kind in CHECKS:
-        found.update(_problems(kind, tree))
-    return sorted(found)
+    return sorted({problem for kind in CHECKS for problem in _problems(kind, tree)})
 
 
 def _problems(kind: Check, tree: Tree) -> Iterator[Problem]:
