@@ -346,6 +346,20 @@ def test_only_what_is_not_proven_on_embedded_backends_is_run_again(
     assert "1 passed" in capfd.readouterr().out
 
 
+def test_what_fails_on_a_real_backend_alone_is_not_run_again_on_the_embedded_one(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    tests = ON_A_DATABASE + "    assert database_backend == 'sqlite'\n"
+    run(tests)
+    root = run(tests, "--backends", "real").root
+    assert main(["prove"], root) == 0
+    assert "passed" not in capfd.readouterr().out
+    run(ON_A_DATABASE + "    assert database_backend == 'postgresql'\n")
+    assert main(["prove"], root) == 1
+    assert "1 failed" in capfd.readouterr().out
+
+
 def test_a_new_run_after_a_change_forgets_the_runs_before_it(run: Run) -> None:
     run(ON_A_DATABASE, "--backends", "all")
     pattern = run(ON_A_DATABASE + "\n")
