@@ -114,11 +114,7 @@ def note_server(config: pytest.Config, backend: str, name: str, number: str) -> 
 
 def backends_of(item: pytest.Item) -> tuple[str, ...]:
     """Return the names of the backends that a test runs on, as `KINDS` orders them."""
-    parameters = (
-        item.callspec.params
-        if isinstance(item, pytest.Function) and hasattr(item, "callspec")
-        else {}
-    )
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
     return tuple(str(parameters[kind]) for kind in KINDS if kind in parameters)
 
 

@@ -183,13 +183,10 @@ def merge(record: Record, pattern: Pattern, runs: dict[str, Run]) -> Record:
     """Return the record with `runs`, without runs about other bytes."""
     known = record.valid(pattern)
     merged = {**(known.runs if known else {}), **runs}
-    verification = Verification(
-        files=hashes(pattern), runs={name: merged[name] for name in sorted(merged)}
-    )
+    runs = dict(sorted(merged.items()))
+    verification = Verification(files=hashes(pattern), runs=runs)
     patterns = {**record.patterns, pattern.id: verification}
-    return record.model_copy(
-        update={"patterns": {id_: patterns[id_] for id_ in sorted(patterns)}}
-    )
+    return record.model_copy(update={"patterns": dict(sorted(patterns.items()))})
 
 
 def verified(record: Record, patterns: Iterable[Pattern]) -> dict[str, Verification]:

@@ -92,7 +92,7 @@ class Index:
         if name[:1].isupper() and not name.isupper():
             return False
         used = name in self.identifiers or name in self.strings
-        return used or self._may_import(name)
+        return used or name in self._importable
 
     def resolves(self, dotted: str) -> bool:
         """Whether a dotted name leads from a module, type or variable to its end."""
@@ -163,12 +163,9 @@ class Index:
         }
         return packages | set(sys.stdlib_module_names)
 
-    def _may_import(self, name: str) -> bool:
-        return name in self._importable
-
     def _in_library(self, parts: list[str]) -> bool:
         """Whether importing finds the object; only declared packages are imported."""
-        if not self._may_import(parts[0]):
+        if parts[0] not in self._importable:
             return False
         found: object = None
         taken = 0
