@@ -4,15 +4,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 PYTEST := $(BIN)/python -m pytest --quiet
-# Each category is a job of its own.
-CATEGORIES := $(notdir $(wildcard snippets/[a-z]*))
+# Each category is a job of its own. Of one that is gone, Python's cache may be left.
+CATEGORIES := $(sort $(notdir $(patsubst %/,%,$(dir $(wildcard snippets/*/*.py)))))
 SIX_STEPS := tests/drift/test_six_steps.py
 # Zensical, the site generator that succeeds the present one.
 SUCCESSOR := tests/site/test_zensical.py
-# What is not older than these passed as it is. A new clone has passed nothing.
-MACHINERY := $(shell find catalogue tests/drift tests/examples tests/support -name '*.py') \
-	Makefile README.md docs/matrix.yaml mkdocs.yml pyproject.toml
-TOLD := $(wildcard notebooks/*.ipynb) $(shell find catalogue/notebooks snippets -name '*.py')
+# What passed is noted under the sum of these files' names and bytes before it ran.
+machinery := $(shell find catalogue tests/drift tests/examples tests/support -name '*.py' \
+	| sort | xargs cksum Makefile README.md docs/matrix.yaml mkdocs.yml pyproject.toml \
+	tests/conftest.py .ci/serve .github/workflows/*.yml | cksum | cut -d ' ' -f 1)
+told := $(shell find catalogue/notebooks notebooks snippets -name '*.py' -o -name '*.ipynb' \
+	| sort | xargs cksum pyproject.toml | cksum | cut -d ' ' -f 1)
 port ?= 8000
 
 export NO_MKDOCS_2_WARNING := 1
@@ -59,7 +61,7 @@ fix: $(READY) ## update recorded outputs and notebooks, format
 	@$(BIN)/ruff check --quiet --fix
 	@$(BIN)/python -m catalogue.examples
 	@$(BIN)/ruff format --quiet
-	@$(BIN)/python -m catalogue.notebooks --execute
+	@$(BIN)/python -m catalogue.notebooks
 	@echo "fix: outputs recorded, notebooks executed, code formatted"
 
 bench: $(READY) ## ratios to the hand-written floor and to peers; only=<id> for one
@@ -94,23 +96,24 @@ patterns: $(CATEGORIES)
 $(CATEGORIES): $(READY)
 	@$(BIN)/python -m catalogue prove --category $@
 
-six-steps: build/six-steps.passed
-machinery: build/machinery.passed
-notebooks: build/notebooks.passed
+six-steps: build/six-steps-${machinery}.passed
+machinery: build/machinery-${machinery}.passed
+notebooks: build/notebooks-${told}.passed
 
-build/six-steps.passed: $(READY) $(MACHINERY)
+build/six-steps-${machinery}.passed: $(READY)
 	@$(PYTEST) $(SIX_STEPS)
-	@mkdir -p build && touch $@
+	@mkdir -p build && rm -f build/six-steps*.passed && touch $@
 
-build/machinery.passed: $(READY) $(MACHINERY)
+build/machinery-${machinery}.passed: $(READY)
 	@$(PYTEST) tests/drift --ignore=$(SIX_STEPS)
-	@mkdir -p build && touch $@
+	@mkdir -p build && rm -f build/machinery*.passed && touch $@
 
-build/notebooks.passed: $(READY) $(TOLD)
+build/notebooks-${told}.passed: $(READY)
 	@$(PYTEST) -o addopts= --nbval notebooks
-	@mkdir -p build && touch $@
+	@mkdir -p build && rm -f build/notebooks*.passed && touch $@
 
-guard: $(READY)
+# Beside a site that is being built, the guard waits for what is rendered.
+guard: $(READY) $(filter site,$(MAKECMDGOALS))
 	@$(BIN)/python -m catalogue check
 
 html: site

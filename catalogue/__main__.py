@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -58,11 +59,9 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     command: Command = options.command
     try:
         return command(root, options)
-    except CatalogueError as error:
-        sys.stderr.write(f"{error}\n")
-    except OSError as error:
+    except (CatalogueError, OSError) as error:
         sys.stderr.write(f"{CatalogueError.of(error, root)}\n")
-    return 1
+        return 1
 
 
 def _port(text: str) -> int:
@@ -141,15 +140,14 @@ def _show(root: Path, options: argparse.Namespace) -> int:
     except CatalogueError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    known = record.load(root)
-    verification = known.valid(pattern)
+    verification = record.load(root).valid(pattern)
     shown = {
         "id": pattern.id,
         **pattern.front_matter.model_dump(),
         "url": pattern.url,
         "copy": pattern.copied,
         "files": record.hashes(pattern),
-        "state": record.state_of(known, pattern),
+        "state": record.state(verification),
         "verification": verification.model_dump() if verification else None,
     }
     sys.stdout.write(json.dumps(shown, indent=2) + "\n")
@@ -157,5 +155,7 @@ def _show(root: Path, options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    # Such as `head`: when the reader of the output has left, there is nobody to tell.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     gc.set_threshold(200_000)  # else half the time of the guard goes into looking again
     sys.exit(main())

@@ -32,13 +32,14 @@ from typing import Any, Literal, TextIO
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
-from catalogue import markup
-from catalogue.distributions import providers
+from catalogue import markup, sources
 from catalogue.errors import CatalogueError
+from catalogue.markup import counted
 from catalogue.patterns import ROOT, Pattern
 from catalogue.record import sha256
+from catalogue.strict import Strict, first_fault
 
 SCHEMA_VERSION: Literal[1] = 1
 FEWEST_ROUNDS = 3  # fewer have no quartiles
@@ -81,11 +82,7 @@ class Case:
             await self.setup()
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Ratio(_Model):
+class Ratio(Strict):
     """The middle half of the rounds' ratios to the floor."""
 
     median: float
@@ -93,7 +90,7 @@ class Ratio(_Model):
     q3: float
 
 
-class CaseResult(_Model):
+class CaseResult(Strict):
     """What one case cost, as a multiple of the floor's cost in the same round."""
 
     name: str
@@ -104,7 +101,7 @@ class CaseResult(_Model):
     wall: Ratio
 
 
-class GroupResult(_Model):
+class GroupResult(Strict):
     """The cases that took turns, each with as many `calls` in each of the `rounds`."""
 
     name: str
@@ -113,7 +110,7 @@ class GroupResult(_Model):
     cases: list[CaseResult]
 
 
-class BenchResult(_Model):
+class BenchResult(Strict):
     """One benchmark, as stored in `tests/<category>/bench_<pattern>.json`."""
 
     schema_version: Literal[1]
@@ -165,12 +162,10 @@ async def compare(
         files=files,
         groups=measured,
     )
-    path = _result_path(root, pattern_id)
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(
         result.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False
     )
-    path.write_text(text + "\n", "utf-8")
+    sources.write(root, _result_path(pattern_id), text + "\n")
     return result
 
 
@@ -181,18 +176,15 @@ def load_results(root: Path, pattern_id: str) -> BenchResult | None:
     byte for byte, the file that was measured. A result file that cannot be read raises
     `CatalogueError`.
     """
-    path = _result_path(root, pattern_id)
-    mend = f"run `make bench only={pattern_id}`"
+    path = _result_path(pattern_id)
     try:
-        result = BenchResult.model_validate_json(path.read_bytes())
+        result = BenchResult.model_validate_json((root / path).read_bytes())
     except FileNotFoundError:
         return None
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise CatalogueError(
-            f"{path.relative_to(root).as_posix()}:1: {where}: {first['msg']}; {mend}"
-        ) from error
+        _, where, what = first_fault(error)
+        mend = f"run `make bench only={pattern_id}`"
+        raise CatalogueError(f"{path}:1: {where}: {what}; {mend}") from error
     stale = _measured_files(root, pattern_id) != result.files
     return result.model_copy(update={"stale": stale})
 
@@ -208,7 +200,7 @@ def to_markdown(result: BenchResult) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in used)
     parts.append(
         f"Taken with `{result.command}` on {result.date.isoformat()}, "
-        f"{_count(result.cpus, 'CPU')}, Python {result.python}, {versions}. "
+        f"{counted(result.cpus, 'CPU')}, Python {result.python}, {versions}. "
         "Each figure is a multiple of the floor's cost in the same round: the median, "
         "and in brackets the quartiles. Below 1 is cheaper than the floor."
     )
@@ -248,7 +240,7 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
             return 2
         found = {only: found[only]}
     failed = [pattern_id for pattern_id in found if not _run(root, pattern_id)]
-    done = _count(len(found) - len(failed), "benchmark")
+    done = counted(len(found) - len(failed), "benchmark")
     _say(sys.stdout, f"{done} done, {len(failed)} failed")
     return 1 if failed else 0
 
@@ -256,7 +248,7 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
 def _run(root: Path, pattern_id: str) -> bool:
     category, name = pattern_id.split("/")
     module = f"tests.{category}.bench_{name}"
-    result = _result_path(root, pattern_id)
+    result = root / _result_path(pattern_id)
     before = result.stat().st_mtime_ns if result.exists() else None
     _say(sys.stdout, f"{pattern_id}: measuring")
     command = [sys.executable, "-m", module]
@@ -264,7 +256,7 @@ def _run(root: Path, pattern_id: str) -> bool:
     if status != 0:
         problem = f"failed with exit status {status}"
     elif (result.stat().st_mtime_ns if result.exists() else None) == before:
-        problem = f"wrote no {result.relative_to(root).as_posix()}"
+        problem = f"wrote no {_result_path(pattern_id)}"
     else:
         return True
     _say(sys.stderr, f"{pattern_id}: `python -m {module}` {problem}")
@@ -291,16 +283,20 @@ def _grouped(pattern_id: str, cases: Sequence[Case], rounds: int) -> list[list[C
         if len({case.name for case in group}) != len(group):
             raise CatalogueError(f"{where}: two cases have the same name")
         for case in group:
-            if case.floor and case.ours:
-                raise CatalogueError(
-                    f"{where}: {case.name}: a case is the floor or ours, not both"
-                )
-            if case.concurrency < 1:
-                raise CatalogueError(f"{where}: {case.name}: concurrency is at least 1")
-            _version(pattern_id, case)
+            with _named(pattern_id, case):
+                _refuse_nonsense(case)
     if not groups:
         raise CatalogueError(f"{pattern_id}: there is no case to measure")
     return list(groups.values())
+
+
+def _refuse_nonsense(case: Case) -> None:
+    if case.floor and case.ours:
+        raise CatalogueError("a case is the floor or ours, not both")
+    if case.concurrency < 1:
+        raise CatalogueError("concurrency is at least 1")
+    if case.package and _version(case) is None:
+        raise CatalogueError(f"{case.package} is not installed")
 
 
 async def _measure(pattern_id: str, group: list[Case], rounds: int) -> GroupResult:
@@ -328,10 +324,7 @@ async def _measure(pattern_id: str, group: list[Case], rounds: int) -> GroupResu
         name=floor.group,
         rounds=rounds,
         calls=calls,
-        cases=[
-            _result(pattern_id, case, spent[case.name], spent[floor.name])
-            for case in group
-        ],
+        cases=[_result(case, spent[case.name], spent[floor.name]) for case in group],
     )
 
 
@@ -389,16 +382,13 @@ def _named(pattern_id: str, case: Case) -> Iterator[None]:
 
 
 def _result(
-    pattern_id: str,
-    case: Case,
-    spent: list[tuple[float, float]],
-    floor: list[tuple[float, float]],
+    case: Case, spent: list[tuple[float, float]], floor: list[tuple[float, float]]
 ) -> CaseResult:
     pairs = list(zip(spent, floor, strict=True))
     return CaseResult(
         name=case.name,
         role="floor" if case.floor else "ours" if case.ours else "peer",
-        version=_version(pattern_id, case),
+        version=_version(case),
         concurrency=case.concurrency,
         cpu=_ratio([mine[0] / base[0] for mine, base in pairs]),
         wall=_ratio([mine[1] / base[1] for mine, base in pairs]),
@@ -415,15 +405,11 @@ def _rounded(ratio: float) -> float:
     return round(ratio, max(0, 2 - math.floor(math.log10(ratio)))) if ratio > 0 else 0.0
 
 
-def _version(pattern_id: str, case: Case) -> str | None:
+def _version(case: Case) -> str | None:
     try:
         return importlib.metadata.version(case.package or case.name)
-    except importlib.metadata.PackageNotFoundError as error:
-        if case.package is None:
-            return None
-        raise CatalogueError(
-            f"{pattern_id}: {case.group}: {case.name}: {case.package} is not installed"
-        ) from error
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _libraries(root: Path) -> dict[str, str]:
@@ -436,7 +422,7 @@ def _libraries(root: Path) -> dict[str, str]:
     loaded = {name.partition(".")[0] for name in sys.modules}
     names = {
         name
-        for module, distributions in providers().items()
+        for module, distributions in sources.providers().items()
         if module in loaded
         for name in map(canonicalize_name, distributions)
     }
@@ -445,10 +431,8 @@ def _libraries(root: Path) -> dict[str, str]:
 
 def _table(group: GroupResult) -> str:
     order = {"floor": 0, "ours": 1, "peer": 2}
-    caption = (
-        f"{group.name}: cost as a multiple of the floor, "
-        f"{_count(group.rounds, 'round')} of {_count(group.calls, 'call')} each"
-    )
+    rounds, calls = counted(group.rounds, "round"), counted(group.calls, "call")
+    caption = f"{group.name}: cost as a multiple of the floor, {rounds} of {calls} each"
     rows = [_row(case) for case in sorted(group.cases, key=lambda c: order[c.role])]
     return markup.table(caption, ("Way", "CPU time", "Wall time"), rows)
 
@@ -467,23 +451,14 @@ def _row(case: CaseResult) -> list[str]:
     return [name, *(f"{r.median:g} ({r.q1:g} to {r.q3:g})" for r in ratios)]
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _result_path(root: Path, pattern_id: str) -> Path:
+def _result_path(pattern_id: str) -> str:
     category, name = pattern_id.split("/")
-    return root / "tests" / category / f"bench_{name}.json"
+    return f"tests/{category}/bench_{name}.json"
 
 
 def _measured_files(root: Path, pattern_id: str) -> dict[str, str]:
-    pattern = Pattern(id=pattern_id, root=root)
-    paths = [root / path for path in pattern.copied]
-    return {
-        path.relative_to(root).as_posix(): sha256(path)
-        for path in paths
-        if path.is_file()
-    }
+    copied = Pattern(id=pattern_id, root=root).copied
+    return {path: sha256(root / path) for path in copied if (root / path).is_file()}
 
 
 if __name__ == "__main__":

@@ -6,22 +6,19 @@ systems shows, and which pattern is our answer. What follows from these (agreeme
 scores, our own state) is computed in `catalogue.scores` and written nowhere.
 """
 
-import ast
 import datetime as dt
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Annotated, Literal, Self, TypeAlias, get_args
 from urllib.parse import quote
 
 import yaml
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
+    PrivateAttr,
     StringConstraints,
     ValidationError,
     field_validator,
@@ -30,18 +27,19 @@ from pydantic import (
 
 from catalogue import plain_yaml, sources
 from catalogue.errors import CatalogueError
-from catalogue.patterns import Pattern
+from catalogue.patterns import Pattern, PatternId, TestId
 from catalogue.record import Verification
+from catalogue.strict import Strict, first_fault
 
 PATH = "docs/matrix.yaml"
 SIZE_LIMIT = 1_000_000  # bytes; the file of 70 entries has 70,000
 NOTE_WORDS = 25
 
 SystemName: TypeAlias = Literal["template", "accent"]
-SYSTEMS: tuple[SystemName, ...] = ("template", "accent")
+SYSTEMS: tuple[SystemName, ...] = get_args(SystemName)
 Kind: TypeAlias = Literal["row", "gap", "claim"]
 State: TypeAlias = Literal["full", "partial", "none", "unknown"]
-STATES: tuple[State, ...] = ("full", "partial", "none", "unknown")
+STATES: tuple[State, ...] = get_args(State)
 Contradiction: TypeAlias = Literal["more", "less"]
 
 SIZES: dict[Kind, int] = {"row": 60, "gap": 5, "claim": 5}
@@ -87,17 +85,9 @@ Text = Annotated[
     str, StringConstraints(min_length=1, max_length=300, pattern=r"^[^\x00-\x1f\x7f]+$")
 ]
 Count = Annotated[int, Field(strict=True, ge=0, le=1000)]
-PatternId = Annotated[
-    str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*/[a-z][a-z0-9_]*$")
-]
-Proof = Annotated[str, StringConstraints(pattern=r"^tests(/\w+)+\.py::test_\w+$")]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class System(_Strict):
+class System(Strict):
     """One of the two systems, at the commit that was read."""
 
     name: Text
@@ -113,7 +103,7 @@ class System(_Strict):
         return f"https://github.com/{self.repository}/tree/{self.commit}"
 
 
-class Systems(_Strict):
+class Systems(Strict):
     """Both systems, under the names by which claims and findings refer to them."""
 
     template: System
@@ -123,8 +113,13 @@ class Systems(_Strict):
         """Return one of the two."""
         return self.template if system == "template" else self.accent
 
+    @property
+    def names(self) -> tuple[str, str]:
+        """Their names, the template's first."""
+        return self.template.name, self.accent.name
 
-class PrintedOverall(_Strict):
+
+class PrintedOverall(Strict):
     """The overall score as the original prints it."""
 
     complete: Count
@@ -132,7 +127,7 @@ class PrintedOverall(_Strict):
     percent: Count
 
 
-class PrintedCategory(_Strict):
+class PrintedCategory(Strict):
     """One line of the original's table of scores."""
 
     name: Text
@@ -143,7 +138,7 @@ class PrintedCategory(_Strict):
     percent: Count
 
 
-class Gap(_Strict):
+class Gap(Strict):
     """One item of the original's list of gaps, and the entries that it is about."""
 
     number: Count
@@ -152,7 +147,7 @@ class Gap(_Strict):
     entries: tuple[str, ...]
 
 
-class Phase(_Strict):
+class Phase(Strict):
     """One step of the original's plan, and the gaps that it takes up."""
 
     title: Text
@@ -160,7 +155,7 @@ class Phase(_Strict):
     gaps: tuple[Count, ...]
 
 
-class Original(_Strict):
+class Original(Strict):
     """What the original comparison prints about itself."""
 
     title: Text
@@ -173,7 +168,7 @@ class Original(_Strict):
     phases: tuple[Phase, ...]
 
 
-class Claim(_Strict):
+class Claim(Strict):
     """What the original says of an entry in each of the two systems."""
 
     template: Literal["complete", "partial", "basic", "missing"]
@@ -186,7 +181,7 @@ class Claim(_Strict):
         return self.template if system == "template" else self.accent
 
 
-class Evidence(_Strict):
+class Evidence(Strict):
     """Lines of one file; both ends count, the first line is 1."""
 
     path: Text
@@ -225,7 +220,7 @@ class Evidence(_Strict):
         return f"https://github.com/{place}#L{self.first}-L{self.last}"
 
 
-class Finding(_Strict):
+class Finding(Strict):
     """What the code of one system shows about an entry."""
 
     state: State
@@ -250,11 +245,11 @@ class Finding(_Strict):
         return self
 
 
-class Ours(_Strict):
+class Ours(Strict):
     """Our answer: a pattern with the tests that show it, or one that is planned."""
 
     pattern: PatternId | None = None
-    proofs: tuple[Proof, ...] = ()
+    proofs: tuple[TestId, ...] = ()
     planned: PatternId | None = None
 
     @model_validator(mode="after")
@@ -266,7 +261,7 @@ class Ours(_Strict):
         return self
 
 
-class Entry(_Strict):
+class Entry(Strict):
     """One feature: the claims, what the code shows, and our answer."""
 
     id: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)+$")]
@@ -309,35 +304,17 @@ _AGREES: dict[str, tuple[State, ...]] = {
 }
 
 
-class Content(_Strict):
-    """Everything in the file."""
+class Comparison(Strict):
+    """Everything in the file, and the lines on which it stands."""
 
     systems: Systems
     original: Original
     entries: tuple[Entry, ...]
+    _node: yaml.Node = PrivateAttr()
 
-
-@dataclass(frozen=True)
-class Comparison:
-    """The validated content of the file, and the lines on which it stands."""
-
-    content: Content
-    node: yaml.Node
-
-    @property
-    def systems(self) -> Systems:
-        """The two systems."""
-        return self.content.systems
-
-    @property
-    def original(self) -> Original:
-        """What the original prints about itself."""
-        return self.content.original
-
-    @property
-    def entries(self) -> tuple[Entry, ...]:
-        """All entries, in the original's order."""
-        return self.content.entries
+    def model_post_init(self, context: yaml.Node, /) -> None:
+        """Keep the document, which is what validation has for its context."""
+        self._node = context
 
     @property
     def rows(self) -> list[Entry]:
@@ -354,7 +331,8 @@ class Comparison:
 
     def error(self, message: str, *location: int | str) -> CatalogueError:
         """Return an error about the place in the file that `location` leads to."""
-        return CatalogueError(f"{PATH}:{_line(self.node, location)}: {message}")
+        line = plain_yaml.line_of(self._node, location)
+        return CatalogueError(f"{PATH}:{line}: {message}")
 
 
 def load(root: Path) -> Comparison:
@@ -375,53 +353,23 @@ def load(root: Path) -> Comparison:
 
 @lru_cache(maxsize=4)
 def _parse(data: bytes) -> Comparison:
-    node, raw = _read_yaml(data)
+    not_plain = "this is not plain YAML"
     try:
-        content = Content.model_validate(raw)
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CatalogueError(f"{PATH}:1: {not_plain}: {error}") from error
+    node, raw = plain_yaml.read(text, PATH, what=not_plain)
+    if node is None:
+        raise CatalogueError(f"{PATH}:1: the file is empty; restore it")
+    try:
+        comparison = Comparison.model_validate(raw, context=node)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the file"
-        words = first["msg"].removeprefix("Value error, ")
-        message = f"{PATH}:{_line(node, first['loc'])}: {field}: {words}"
-        raise CatalogueError(message) from error
-    comparison = Comparison(content, node)
+        location, where, what = first_fault(error)
+        line = plain_yaml.line_of(node, location)
+        raise CatalogueError(f"{PATH}:{line}: {where}: {what}") from error
     for fault in _faults(comparison):
         raise fault
     return comparison
-
-
-def _read_yaml(data: bytes) -> tuple[yaml.Node, object]:
-    """Return the document as nodes and, safely constructed, as values."""
-    try:
-        node, values = plain_yaml.read(data.decode("utf-8"))
-        if node is None:
-            raise CatalogueError(f"{PATH}:1: the file is empty; restore it")
-    except yaml.YAMLError as error:
-        line, problem = plain_yaml.fault(error)
-        message = f"{PATH}:{line}: this is not plain YAML: {problem}"
-        raise CatalogueError(message) from error
-    except ValueError as error:
-        message = f"{PATH}:1: this is not plain YAML: {error}"
-        raise CatalogueError(message) from error
-    return node, values
-
-
-def _line(node: yaml.Node, location: Sequence[int | str]) -> int:
-    """Return the line, from 1, of the deepest thing on the way to `location`."""
-    line = node.start_mark.line
-    for part in location:
-        if isinstance(node, yaml.MappingNode):
-            pairs = [(key, value) for key, value in node.value if key.value == part]
-            if not pairs:
-                break
-            line = pairs[0][0].start_mark.line
-            node = pairs[0][1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
-            if part >= len(node.value):
-                break
-            node = node.value[part]
-            line = node.start_mark.line
-    return line + 1
 
 
 def _faults(comparison: Comparison) -> Iterator[CatalogueError]:
@@ -495,7 +443,7 @@ def unknown_patterns(
 
 def problems(
     comparison: Comparison,
-    patterns: Iterable[Pattern],
+    patterns: Sequence[Pattern],
     verified: Mapping[str, Verification],
 ) -> list[CatalogueError]:
     """Return what the file says of our patterns and the tree or the record denies.
@@ -504,7 +452,6 @@ def problems(
     proof must be a test in its pattern's own files; it must have passed wherever it
     ran, if the record knows the pattern at all.
     """
-    patterns = list(patterns)
     known = {pattern.id: pattern for pattern in patterns}
     found = unknown_patterns(comparison, patterns)
     for index, entry in enumerate(comparison.entries):
@@ -534,8 +481,7 @@ def problems(
 def _tests(pattern: Pattern) -> set[str]:
     """Return the node ids, without parameters, of the pattern's tests."""
     return {
-        f"{path}::{node.name}"
+        f"{path}::{name}"
         for path in pattern.tests
-        for node in sources.parse(pattern.root, path).body
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for name in sources.tests(sources.parse(pattern.root, path))
     }

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 MAX_NODES = 9
+MARGIN_PX = 4
 MAX_WIDTH_PX = 1050  # at a wider one, text shrinks below 10 pixels in the site's column
 
 KINDS = re.compile(r"(flowchart|sequenceDiagram)\b")
@@ -133,22 +134,15 @@ def render(source: str, identity: str = "diagram") -> Diagram:
             "shorten the labels, or name fewer participants",
         )
     left, top, width, height = _view_box(root)
-    margin = 4
-    view_box = " ".join(
-        f"{number:.0f}"
-        for number in (
-            left - margin,
-            top - margin,
-            width + 2 * margin,
-            height + 2 * margin,
-        )
-    )
+    width, height = width + 2 * MARGIN_PX, height + 2 * MARGIN_PX
+    corner = f"{left - MARGIN_PX:.0f} {top - MARGIN_PX:.0f}"
     prefix = re.sub(r"[^a-z0-9]+", "-", identity)
     title, description = texts["Title"], texts["Descr"]
     svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img"'
         f' aria-labelledby="{prefix}-title {prefix}-desc"'
-        f' viewBox="{view_box}" style="--sp-width:{width + 2 * margin:.0f}px">'
+        f' viewBox="{corner} {width:.0f} {height:.0f}"'
+        f' style="--sp-width:{width:.0f}px">'
         f'<title id="{prefix}-title">{escape(title)}</title>'
         f'<desc id="{prefix}-desc">{escape(description)}</desc>'
         f"{_content(root, prefix)}</svg>"

@@ -16,8 +16,15 @@ class CatalogueError(Exception):
     """
 
     @classmethod
-    def of(cls, error: OSError, root: Path) -> CatalogueError:
-        """Return what to say of a file that cannot be read or written."""
-        path = os.path.relpath(os.fsdecode(error.filename or root), root)
+    def of(
+        cls, error: CatalogueError | OSError, root: Path, path: str = ""
+    ) -> CatalogueError:
+        """Return what to say of a file that cannot be read or written.
+
+        It is `path` where the error names none, as that of a full disk.
+        """
+        if isinstance(error, CatalogueError):
+            return error
+        name = os.path.relpath(os.fsdecode(error.filename or root / path), root)
         what = f"cannot be used ({error.strerror})"
-        return cls(f"{path}:1: {what}; restore it, or its permissions")
+        return cls(f"{name}:1: {what}; restore it, or its permissions")

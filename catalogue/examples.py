@@ -16,7 +16,6 @@ import io
 import logging
 import re
 import sys
-import tokenize
 from collections import defaultdict
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -99,13 +98,11 @@ def recorded(path: Path, root: Path = ROOT) -> str:
 
 def update(root: Path = ROOT) -> list[Path]:
     """Write what the examples printed into their files; return those that changed."""
-    changed = []
-    for path in paths(root):
-        text = recorded(path, root)
-        if text != path.read_bytes().decode("utf-8"):
-            path.write_bytes(text.encode("utf-8"))
-            changed.append(path)
-    return changed
+    return [
+        path
+        for path in paths(root)
+        if sources.write(root, path.relative_to(root).as_posix(), recorded(path, root))
+    ]
 
 
 def _read(root: Path, name: str) -> str:
@@ -131,7 +128,8 @@ def _record(source: Source) -> str:
         if one not in outputs and one not in _tried(module):
             raise source.error(one.lineno, "this print is never reached; call it")
     beneath = {_end(one): (one.col_offset, outputs[one]) for one in prints}
-    old = _output_lines(source.text)
+    comments = sources.comments(source.text)
+    old = {one.line for one in comments if one.alone and one.text.startswith(OUTPUT)}
     lines: list[str] = []
     for number, text in enumerate(source.text.split("\n"), 1):
         if number not in old:
@@ -255,17 +253,6 @@ def _parse(source: Source) -> ast.Module:
 
 def _end(node: ast.Expr) -> int:
     return node.end_lineno or node.lineno
-
-
-def _output_lines(text: str) -> set[int]:
-    """Return the lines that are comments with recorded output."""
-    return {
-        token.start[0]
-        for token in tokenize.generate_tokens(io.StringIO(text).readline)
-        if token.type == tokenize.COMMENT
-        and token.string.startswith(OUTPUT)
-        and not token.line[: token.start[1]].strip()
-    }
 
 
 @contextmanager

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 STATES = {
     "proven": "proven",
     "proven on embedded backends only": "embedded",
-    "planned": "planned",
     "not verified": "unverified",
+    "planned": "planned",
 }
-"""Each state and the CSS modifier that gives it its shape."""
+"""Each state, in falling order, and the CSS modifier that gives it its shape."""
 
 
 def text(value: object) -> str:
@@ -56,6 +56,11 @@ def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -
         f"<table>\n<caption>{text(caption)}</caption>\n"
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>\n"
     )
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number and its noun, which takes an s in the plural."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def sentence(test: str) -> str:

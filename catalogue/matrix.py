@@ -14,40 +14,32 @@ from typing import TYPE_CHECKING, Any
 from catalogue import comparison as source
 from catalogue import matrix_html, scores
 from catalogue.comparison import SYSTEMS
-from catalogue.patterns import Pattern
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from catalogue.comparison import Comparison, Entry
-    from catalogue.errors import CatalogueError
-    from catalogue.record import Record, Verification
+    from catalogue.patterns import Pattern
     from catalogue.scores import Verified
 
 VERSION = 1
 """The version of `matrix.json`; it changes when a field changes or goes."""
 
 
-def fragments(root: Path, patterns: Iterable[Pattern], known: Record) -> dict[str, str]:
+def fragments(
+    root: Path, patterns: Iterable[Pattern], verified: Verified
+) -> dict[str, str]:
     """Return the parts of the page of the comparison, by path below the fragments.
 
     Raises `CatalogueError` for a fault in the file and for an unknown pattern.
     """
-    compared, verified = _read(root, patterns, known)
+    compared = _read(root, patterns)
     return {
         "compare/summary.md": matrix_html.render_summary(compared, verified),
         "compare/table.md": matrix_html.render_table(compared, verified),
         "compare/method.md": matrix_html.render_method(compared),
     }
-
-
-def rows_for(root: Path, pattern_id: str, known: Record) -> str:
-    """Return the entries that a pattern answers, for the pattern's own page."""
-    pattern = Pattern(id=pattern_id, root=root)
-    verification = known.valid(pattern)
-    verified = {pattern_id: verification} if verification else {}
-    return matrix_html.render_rows_for(source.load(root), pattern_id, verified)
 
 
 def planned(root: Path, category: str) -> list[str]:
@@ -56,18 +48,7 @@ def planned(root: Path, category: str) -> list[str]:
     return sorted({id_ for id_ in ids if id_ and id_.partition("/")[0] == category})
 
 
-def problems(
-    root: Path, patterns: Iterable[Pattern], known: Record
-) -> list[CatalogueError]:
-    """Return what the file says of our patterns and the tree or the record denies.
-
-    Raises `CatalogueError` when the file itself cannot be used.
-    """
-    patterns = list(patterns)
-    return source.problems(source.load(root), patterns, _verified(patterns, known))
-
-
-def to_json(root: Path, patterns: Iterable[Pattern], known: Record) -> str:
+def to_json(root: Path, patterns: Iterable[Pattern], verified: Verified) -> str:
     """Return the comparison for machines, as JSON.
 
     - `version`: 1; it changes when a field changes or goes.
@@ -86,7 +67,7 @@ def to_json(root: Path, patterns: Iterable[Pattern], known: Record) -> str:
       `state` (proven, proven on embedded backends only, not verified, planned),
       `pattern`, `planned`, `proofs`, and `better`, the systems better than us today.
     """
-    compared, verified = _read(root, patterns, known)
+    compared = _read(root, patterns)
     content = {
         "version": VERSION,
         "systems": compared.systems.model_dump(mode="json"),
@@ -105,37 +86,27 @@ def to_json(root: Path, patterns: Iterable[Pattern], known: Record) -> str:
     return json.dumps(content, ensure_ascii=False, indent=2) + "\n"
 
 
-def to_csv(root: Path, patterns: Iterable[Pattern], known: Record) -> str:
+def to_csv(root: Path, patterns: Iterable[Pattern], verified: Verified) -> str:
     """Return one line per entry, as CSV (RFC 4180).
 
     Several values in one field are parted by spaces. A field that a spreadsheet would
     take for a formula is given an apostrophe in front.
     """
-    compared, verified = _read(root, patterns, known)
+    compared = _read(root, patterns)
+    rows = [_flat(_entry_data(compared, entry, verified)) for entry in compared.entries]
     file = io.StringIO()
-    writer: csv.DictWriter[str] | None = None
-    for entry in compared.entries:
-        row = _flat(_entry_data(compared, entry, verified))
-        if writer is None:
-            writer = csv.DictWriter(file, list(row))
-            writer.writeheader()
+    writer = csv.DictWriter(file, list(rows[0]))
+    writer.writeheader()
+    for row in rows:
         writer.writerow({key: _inert(value) for key, value in row.items()})
     return file.getvalue()
 
 
-def _read(
-    root: Path, patterns: Iterable[Pattern], known: Record
-) -> tuple[Comparison, dict[str, Verification]]:
-    patterns = list(patterns)
+def _read(root: Path, patterns: Iterable[Pattern]) -> Comparison:
     compared = source.load(root)
     for error in source.unknown_patterns(compared, patterns):
         raise error
-    return compared, _verified(patterns, known)
-
-
-def _verified(patterns: Iterable[Pattern], known: Record) -> dict[str, Verification]:
-    found = ((pattern.id, known.valid(pattern)) for pattern in patterns)
-    return {id_: verification for id_, verification in found if verification}
+    return compared
 
 
 def _figures(entries: Sequence[Entry], verified: Verified) -> dict[str, Any]:

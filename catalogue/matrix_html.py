@@ -52,8 +52,7 @@ def render_table(compared: Comparison, verified: Verified) -> str:
     Roles are written out, because on a phone each row becomes a card, and a table that
     is not displayed as one loses its meaning for a screen reader.
     """
-    names = [compared.systems.template.name, compared.systems.accent.name]
-    columns = ["Feature", *names, "This catalogue"]
+    columns = ["Feature", *compared.systems.names, "This catalogue"]
     head = "".join(
         f'<th scope="col" role="columnheader">{markup.text(name)}</th>'
         for name in columns
@@ -112,8 +111,7 @@ def render_rows_for(compared: Comparison, pattern_id: str, verified: Verified) -
         )
         for entry in entries
     ]
-    names = (compared.systems.template.name, compared.systems.accent.name)
-    columns = ("Entry", *names, "Here")
+    columns = ("Entry", *compared.systems.names, "Here")
     return markup.table("This pattern in the comparison", columns, rows)
 
 
@@ -155,7 +153,7 @@ def _verdict(compared: Comparison) -> str:
 
 def _overall_table(compared: Comparison, verified: Verified) -> str:
     rows = compared.rows
-    template, accent = compared.systems.template.name, compared.systems.accent.name
+    template, accent = compared.systems.names
     lines = (
         (f"{template}, as claimed", scores.claimed_score(rows)),
         (f"{template}, as its code shows", scores.code_score(rows, "template")),
@@ -198,8 +196,7 @@ def _category_table(compared: Comparison, verified: Verified) -> str:
         "Category",
         "Original, printed",
         "Original, recomputed",
-        compared.systems.template.name,
-        compared.systems.accent.name,
+        *compared.systems.names,
         "Proven here",
     )
     caption = (
@@ -244,26 +241,22 @@ def _better(compared: Comparison, verified: Verified) -> str:
 def _both(compared: Comparison, systems: Sequence[SystemName]) -> str:
     if len(systems) == len(SYSTEMS):
         return "both"
-    return ", ".join(_name(compared, system) for system in systems)
+    return ", ".join(compared.systems.of(system).name for system in systems)
 
 
 def _the(compared: Comparison, system: SystemName) -> str:
     article = "the " if system == "template" else ""
-    return article + markup.text(_name(compared, system))
-
-
-def _name(compared: Comparison, system: SystemName) -> str:
-    return compared.systems.of(system).name
+    return article + markup.text(compared.systems.of(system).name)
 
 
 def _filter(compared: Comparison) -> str:
     """Return the form that the script shows; without the script it stays hidden."""
-    template, accent = compared.systems.template.name, compared.systems.accent.name
+    template, accent = compared.systems.names
     choices = (
         ("category", "Category", list(compared.categories)),
         ("template", template, list(STATES)),
         ("accent", accent, list(STATES)),
-        ("ours", "This catalogue", list(scores.OUR_STATES)),
+        ("ours", "This catalogue", list(markup.STATES)),
     )
     selects = "\n".join(_select(*choice) for choice in choices)
     total = len(compared.entries)
@@ -343,7 +336,7 @@ def _finding(compared: Comparison, entry: Entry, system: SystemName) -> str:
         command = f"git grep -iE '{found.search}' -- '*.py' '*.toml'"
         proof = f"<p><code>{escape(command)}</code></p>"
     else:
-        words = _counted(len(found.evidence), "place", "in the code")
+        words = f"{markup.counted(len(found.evidence), 'place')} in the code"
         proof = "<ul>"
         for one in found.evidence:
             lines = f"{one.first}" if one.first == one.last else one.lines
@@ -380,7 +373,9 @@ def _ours(entry: Entry, state: str) -> str:
         items = "".join(
             f"<li>{markup.sentence(proof)}</li>" for proof in entry.ours.proofs
         )
-        words = _counted(len(entry.ours.proofs), "test", "that shows it")
+        count = len(entry.ours.proofs)
+        shows = "shows" if count == 1 else "show"
+        words = f"{markup.counted(count, 'test')} that {shows} it"
         parts.append(f"<details><summary>{words}</summary><ul>{items}</ul></details>")
     return f'<td role="cell" data-label="This catalogue">{"".join(parts)}</td>'
 
@@ -402,13 +397,6 @@ def _short_finding(entry: Entry, system: SystemName) -> str:
     )
 
 
-def _counted(count: int, noun: str, rest: str) -> str:
-    plural = noun if count == 1 else f"{noun}s"
-    if count != 1:
-        rest = rest.replace("shows", "show")
-    return f"{count} {plural} {rest}"
-
-
 def _anchor(category: str) -> str:
     words = "".join(sign if sign.isalnum() else " " for sign in category.lower())
     return "category-" + "-".join(words.split())
@@ -418,5 +406,4 @@ def _apart(one: dt.date, other: dt.date) -> str:
     days = (one - other).days
     if days == 0:
         return "on the day of"
-    unit = "day" if abs(days) == 1 else "days"
-    return f"{abs(days)} {unit} {'after' if days > 0 else 'before'}"
+    return f"{markup.counted(abs(days), 'day')} {'after' if days > 0 else 'before'}"

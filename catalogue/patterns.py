@@ -11,37 +11,36 @@ import re
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, StringConstraints, ValidationError, field_validator
 
 from catalogue import plain_yaml, sources
 from catalogue.errors import CatalogueError
+from catalogue.strict import Strict, first_fault
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-ID_FORM = re.compile(r"[a-z][a-z0-9_]*/[a-z][a-z0-9_]*")
+PatternId = Annotated[
+    str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*/[a-z][a-z0-9_]*$")
+]
+TestId = Annotated[str, StringConstraints(pattern=r"^tests(/\w+)+\.py::test_\w+$")]
 OWN_MODULE = re.compile(r"(snippets|tests)(\.\w+)+")
 ROLES = ("usage", "naive", "wiring")
 MOST_WORDS = 25
 
 
-class Composition(BaseModel):
+class Composition(Strict):
     """Another pattern that this one is used with, and the test in which both run."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    pattern: str = Field(pattern=ID_FORM.pattern)
-    test: str = Field(pattern=r"^tests/[\w/]+\.py::\w+$")
+    pattern: PatternId
+    test: TestId
 
 
-class FrontMatter(BaseModel):
+class FrontMatter(Strict):
     """What a page says of its pattern and no path can tell."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     title: str = Field(min_length=1)
     description: str
@@ -114,14 +113,14 @@ class Pattern:
         """The path of the proof."""
         return f"tests/{self.category}/test_{self.name}.py"
 
-    @property
-    def bench(self) -> str:
-        """The path of the benchmark, which not every pattern has."""
-        return f"tests/{self.category}/bench_{self.name}.py"
-
     def role(self, role: str) -> str:
         """Return the path of the `usage`, `naive` or `wiring` module."""
         return f"snippets/{self.category}/{self.name}_{role}.py"
+
+    @property
+    def modules(self) -> list[str]:
+        """The module and those of its roles, whether they exist or not."""
+        return [self.snippet, *(self.role(role) for role in ROLES)]
 
     @property
     def tests(self) -> list[str]:
@@ -140,14 +139,14 @@ class Pattern:
         A module that is missing or is not Python is a `CatalogueError`.
         """
         tree = sources.parse(self.root, self.snippet)
-        kinds = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        kinds = ast.ClassDef | sources.Function
         found = [node.name for node in tree.body if isinstance(node, kinds)]
         return [name for name in found if not name.startswith("_")]
 
     @property
     def companions(self) -> list[str]:
         """The other snippets this one imports, directly or not: they travel with it."""
-        return sorted(_imported_snippets(self.root, self.snippet) - {self.snippet})
+        return sorted(_imported_snippets(self.root, [self.snippet]) - {self.snippet})
 
     @property
     def copied(self) -> list[str]:
@@ -158,26 +157,20 @@ class Pattern:
     def usage_needs(self) -> list[str]:
         """What the example imports besides: it runs where these are, too."""
         usage = self.role("usage")
-        return sorted(_imported_snippets(self.root, usage) - {usage, *self.copied})
+        return sorted(_imported_snippets(self.root, [usage]) - {usage, *self.copied})
 
     @property
     def files(self) -> list[str]:
         """Every file whose bytes the pattern's proof is about."""
-        own = [self.snippet, *(self.role(role) for role in ROLES), *self.tests]
-        existing = [path for path in own if (self.root / path).exists()]
-        imported = set[str]().union(
-            *(_imported_snippets(self.root, path) for path in existing)
-        )
-        return sorted({*existing, *imported})
+        own = [*self.modules, *self.tests]
+        return sorted({*_imported_snippets(self.root, own), *self.tests})
 
     @property
     def surroundings(self) -> list[str]:
         """What else a run of the proof depends on: its fixtures, helpers, libraries."""
         fixtures = ["tests/conftest.py", f"tests/{self.category}/conftest.py"]
-        helpers = set[str]().union(
-            *(_imported(self.root, path) for path in (*fixtures, *self.tests))
-        )
-        found = {*fixtures, *helpers, "requirements.txt"} - {*self.files}
+        helpers = _imported(self.root, [*fixtures, *self.tests])
+        found = {*helpers, "requirements.txt"} - {*self.files}
         return sorted(path for path in found if (self.root / path).exists())
 
     @cached_property
@@ -212,29 +205,15 @@ def find(id_: str, root: Path = ROOT) -> Pattern:
     return patterns[id_]
 
 
-def split_front_matter(text: str) -> tuple[str, int]:
-    """Return the YAML between the two `---` lines, and the line of the body's start."""
-    lines = text.splitlines()
-    if not lines or lines[0] != "---" or "---" not in lines[1:]:
-        raise ValueError(
-            "the page must start with front matter between two lines of ---"
-        )
-    end = lines.index("---", 1)
-    return "\n".join(lines[1:end]), end + 2
-
-
 def read_fields(root: Path, page: str) -> tuple[yaml.Node | None, dict[str, object]]:
     """Return the fields of a page's front matter, as a YAML node and as values."""
-    try:
-        text, _ = split_front_matter(sources.read(root, page))
-    except ValueError as error:
-        raise CatalogueError(f"{page}:1: {error}") from error
-    try:
-        node, data = plain_yaml.read(text)
-    except yaml.YAMLError as error:
-        line, problem = plain_yaml.fault(error)
-        message = f"{page}:{line + 1}: the front matter is not YAML: {problem}"
-        raise CatalogueError(message) from error
+    lines = sources.read(root, page).splitlines()
+    if not lines or lines[0] != "---" or "---" not in lines[1:]:
+        message = "the page must start with front matter between two lines of ---"
+        raise CatalogueError(f"{page}:1: {message}")
+    text = "\n".join(lines[1 : lines.index("---", 1)])
+    fault = "the front matter is not YAML"
+    node, data = plain_yaml.read(text, page, before=1, what=fault)
     if not isinstance(data, dict):
         raise CatalogueError(f"{page}:2: the front matter must be a mapping of fields")
     return node, data
@@ -246,38 +225,21 @@ def read_front_matter(root: Path, page: str) -> FrontMatter:
     try:
         return FrontMatter.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        line = _line_of(node, first["loc"]) + 2
-        field = ".".join(str(part) for part in first["loc"])
-        message = f"{page}:{line}: front matter field {field!r}: {first['msg']}"
+        location, field, what = first_fault(error)
+        line = plain_yaml.line_of(node, location) + 1
+        message = f"{page}:{line}: front matter field {field!r}: {what}"
         raise CatalogueError(message) from error
 
 
-def _line_of(node: yaml.Node | None, location: tuple[int | str, ...]) -> int:
-    """Return the zero-based line of the deepest node on the way to `location`."""
-    line = 0
-    for part in location:
-        if isinstance(node, yaml.MappingNode):
-            found = [pair for pair in node.value if pair[0].value == part]
-            if not found:
-                return line
-            line = found[0][0].start_mark.line
-            node = found[0][1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
-            node = node.value[part]
-            line = node.start_mark.line
-    return line
-
-
-def _imported_snippets(root: Path, path: str) -> set[str]:
-    found = _imported(root, path)
+def _imported_snippets(root: Path, paths: list[str]) -> set[str]:
+    found = _imported(root, paths)
     return {path for path in found if path.startswith("snippets/")}
 
 
-def _imported(root: Path, path: str) -> set[str]:
-    """Return `path` and the files of this project that it imports, at any distance."""
+def _imported(root: Path, paths: list[str]) -> set[str]:
+    """Return those files of this project that exist, and all that they import."""
     seen: set[str] = set()
-    waiting = [path]
+    waiting = paths.copy()
     while waiting:
         current = waiting.pop()
         if current in seen or not (root / current).exists():
@@ -288,26 +250,15 @@ def _imported(root: Path, path: str) -> set[str]:
 
 
 @lru_cache(maxsize=1024)
-def _direct_imports(source: str) -> tuple[str, ...]:
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError):
-        return ()  # the linter names it; here such a file imports nothing
-    return tuple(_imported_in(tree))
+def _direct_imports(source: str) -> list[str]:
+    """Return the files of this project that a module imports, or runs as a process.
 
-
-def _imported_in(tree: ast.Module) -> Iterator[str]:
-    """Yield the modules that a file imports, or names to run them as a process."""
-    for node in ast.walk(tree):
-        match node:
-            case ast.Import(names=aliases):
-                names = [alias.name for alias in aliases]
-            case ast.ImportFrom(module=str(module), names=aliases):
-                names = [module, *(f"{module}.{alias.name}" for alias in aliases)]
-            case ast.Constant(value=str(text)):
-                names = [text]
-            case _:
-                continue
-        for name in names:
-            if OWN_MODULE.fullmatch(name):
-                yield name.replace(".", "/") + ".py"
+    One that is no Python imports nothing here: the linter names it.
+    """
+    nodes = sources.nodes(source)
+    texts = [node.value for node in nodes if isinstance(node, ast.Constant)]
+    return [
+        name.replace(".", "/") + ".py"
+        for name in (*sources.imports(nodes), *texts)
+        if isinstance(name, str) and OWN_MODULE.fullmatch(name)
+    ]

@@ -8,30 +8,24 @@ is not recorded, since it would prove less than the pattern's page says.
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
 from collections import defaultdict
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import pytest
 
-from catalogue import record
-from catalogue.distributions import providers
+from catalogue import record, sources
+from catalogue.errors import CatalogueError
 from catalogue.patterns import Pattern, discover
+from catalogue.record import KINDS
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Generator, Iterable, Iterator
     from pathlib import Path
-
-KINDS = {
-    "database_backend": ("sqlite", "postgresql"),
-    "redis_backend": ("fakeredis", "redis"),
-    "broker_backend": ("memory", "rabbitmq"),
-}
-"""Per fixture the embedded backend and the real one."""
 
 
 class Proof:
@@ -91,9 +85,7 @@ class Recorder:
     def _merge(self) -> None:
         known = record.load(self.root)
         about = _commit(self.root), datetime.now(UTC).isoformat("T", "seconds")
-        for pattern in {
-            pattern.id: pattern for pattern in self.patterns.values()
-        }.values():
+        for pattern in set(self.patterns.values()):
             backends = self.outcomes[pattern.id]
             seen = {test for run in backends.values() for test, _, _ in run}
             complete = seen and seen == self.expected[pattern.id]
@@ -122,11 +114,7 @@ def note_server(config: pytest.Config, backend: str, name: str, number: str) -> 
 
 def backends_of(item: pytest.Item) -> tuple[str, ...]:
     """Return the names of the backends that a test runs on, as `KINDS` orders them."""
-    parameters = (
-        item.callspec.params
-        if isinstance(item, pytest.Function) and hasattr(item, "callspec")
-        else {}
-    )
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
     return tuple(str(parameters[kind]) for kind in KINDS if kind in parameters)
 
 
@@ -158,6 +146,9 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "backends(*names): run this test on these backends only"
     )
     config.stash[RECORDER] = Recorder(config.rootpath)
+    if not config.option.no_record:
+        with _misuse():
+            record.load(config.rootpath)  # else all the tests run before it is said
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -180,7 +171,8 @@ def pytest_collection_modifyitems(
     for item in items:
         if pattern := recorder.pattern(item):
             if pattern.id not in recorder.hashes:
-                recorder.hashes[pattern.id] = record.hashes(pattern)
+                with _misuse():
+                    recorder.hashes[pattern.id] = record.hashes(pattern)
             recorder.expected[pattern.id].add(item.nodeid)
     for pattern in recorder.patterns.values():
         if not collected.issuperset(pattern.tests):
@@ -220,6 +212,15 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     option = session.config.option
     if not option.collectonly and not option.no_record:
         session.config.stash[RECORDER].write()
+
+
+@contextmanager
+def _misuse() -> Iterator[None]:
+    """Say what is wrong in the tree in one line, and run nothing."""
+    try:
+        yield
+    except CatalogueError as error:
+        raise pytest.UsageError(str(error)) from error
 
 
 def _wanted(item: pytest.Item, half: str) -> bool:
@@ -272,8 +273,11 @@ def _commit(root: Path) -> str:
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(root), *arguments]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        return result.stdout.strip()
+        try:
+            run = subprocess.run(command, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            return ""  # what git alone knows is then not known
+        return run.stdout.strip()
 
     commit = git("rev-parse", "--short=12", "HEAD")
     changed = commit and git("status", "--porcelain", "--untracked-files=no")
@@ -282,13 +286,11 @@ def _commit(root: Path) -> str:
 
 def _versions(root: Path, pattern: Pattern) -> dict[str, str]:
     """Return the versions of Python and of every distribution that the files import."""
-    imported: set[str] = set()
-    for path in pattern.files:
-        for node in ast.walk(ast.parse((root / path).read_text("utf-8"))):
-            if isinstance(node, ast.Import):
-                imported |= {alias.name.partition(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                imported.add(node.module.partition(".")[0])
-    names = {name for top in imported for name in providers().get(top, [])[:1]}
+    packages = {
+        name.partition(".")[0]
+        for path in pattern.files
+        for name in sources.imports(sources.nodes(sources.read(root, path)))
+    }
+    names = {name for one in packages for name in sources.providers().get(one, [])[:1]}
     python = ".".join(str(part) for part in sys.version_info[:3])
     return {"Python": python, **{name: version(name) for name in sorted(names)}}

@@ -8,20 +8,30 @@ site which is being served reloads only for a reason.
 from __future__ import annotations
 
 import json
-import shutil
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import yaml
 
-from catalogue import bench, diagrams, matrix, notebooks, record, sources
+from catalogue import (
+    bench,
+    comparison,
+    diagrams,
+    matrix,
+    matrix_html,
+    notebooks,
+    record,
+    sources,
+)
 from catalogue.errors import CatalogueError
-from catalogue.markup import link, sentence, state, table, text
+from catalogue.markup import counted, link, sentence, state, table, text
 from catalogue.patterns import Pattern, discover, read_fields
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
+
+    from catalogue.scores import Verified
 
 INDEX_VERSION = 1
 FRAGMENTS = "build/fragments"
@@ -35,39 +45,37 @@ def render(root: Path, *, publish: bool = False) -> list[Pattern]:
     when the site is for publication, for a pattern that is not verified.
     """
     patterns = discover(root)
-    known = record.load(root)
-    unverified = [
-        one for one in patterns if record.state_of(known, one) == "not verified"
-    ]
+    verified = record.verified(record.load(root), patterns)
+    unverified = [one for one in patterns if _state(one, verified) == "not verified"]
     if publish and unverified:
         names = ", ".join(pattern.id for pattern in unverified)
         raise CatalogueError(f"{record.PATH}:1: not verified: {names}; run make test")
     fragments = {
-        **_pattern_fragments(patterns, known),
-        **_index_fragments(root, patterns, known),
-        **matrix.fragments(root, patterns, known),
+        **_pattern_fragments(patterns, verified),
+        **_index_fragments(root, patterns, verified),
+        **matrix.fragments(root, patterns, verified),
         **notebooks.fragments(root),
     }
     data = {
-        "index.json": _index(patterns, known),
-        "matrix.json": matrix.to_json(root, patterns, known),
-        "matrix.csv": matrix.to_csv(root, patterns, known),
+        "index.json": _index(patterns, verified),
+        "matrix.json": matrix.to_json(root, patterns, verified),
+        "matrix.csv": matrix.to_csv(root, patterns, verified),
         **_raw_files(patterns),
     }
-    _write_folder(root / FRAGMENTS, fragments)
-    _write_folder(root / DATA, data)
-    _write(root / "build/nav.yml", _navigation(root, patterns))
+    _write_folder(root, FRAGMENTS, fragments)
+    _write_folder(root, DATA, data)
+    sources.write(root, "build/nav.yml", _navigation(root, patterns))
     return unverified
 
 
-def _pattern_fragments(patterns: list[Pattern], known: record.Record) -> dict[str, str]:
+def _pattern_fragments(patterns: list[Pattern], verified: Verified) -> dict[str, str]:
     rendered = {}
     for pattern in patterns:
-        verification = known.valid(pattern)
+        verification = verified.get(pattern.id)
         folder = f"{pattern.category}/{pattern.slug}"
         rendered[f"{folder}/card.md"] = _card(pattern, verification)
         rendered[f"{folder}/breaks.md"] = _breaks(verification)
-        rendered[f"{folder}/evidence.md"] = _evidence(pattern, verification, known)
+        rendered[f"{folder}/evidence.md"] = _evidence(pattern, verified)
         if (pattern.root / pattern.diagram).exists():
             source = sources.read(pattern.root, pattern.diagram)
             try:
@@ -77,6 +85,10 @@ def _pattern_fragments(patterns: list[Pattern], known: record.Record) -> dict[st
             except CatalogueError as error:
                 raise CatalogueError(f"{pattern.diagram}:1: {error}") from error
     return rendered
+
+
+def _state(pattern: Pattern, verified: Verified) -> str:
+    return record.state(verified.get(pattern.id))
 
 
 def _card(pattern: Pattern, verification: record.Verification | None) -> str:
@@ -90,15 +102,15 @@ def _card(pattern: Pattern, verification: record.Verification | None) -> str:
         "Tags": text(", ".join(page.tags)),
         "Ends": _folded(page.symptoms),
     }
-    composed = [
-        link(other.front_matter.title, f"../../../{other.url}")
-        + f" ({sentence(composition.test)})"
-        for composition in page.composes_with
-        for other in discover(pattern.root)
-        if other.id == composition.pattern
+    others = [
+        (Pattern(id=one.pattern, root=pattern.root), one.test)
+        for one in page.composes_with
     ]
-    if composed:
-        rows["Composes with"] = "<br>".join(composed)
+    rows["Composes with"] = "<br>".join(
+        f"{link(other.front_matter.title, f'../../../{other.url}')} ({sentence(test)})"
+        for other, test in others
+        if (other.root / other.page).exists()
+    )
     items = "\n".join(
         f"<div><dt>{name}</dt> <dd>{value}</dd></div>"
         for name, value in rows.items()
@@ -114,12 +126,8 @@ def _raw_links(paths: list[str]) -> str:
 
 def _folded(sentences: list[str]) -> str:
     items = "\n".join(f"<li>{text(one)}</li>" for one in sentences)
-    summary = _counted(len(sentences), "symptom")
+    summary = counted(len(sentences), "symptom")
     return f"<details><summary>{summary}</summary>\n<ul>\n{items}\n</ul></details>"
-
-
-def _counted(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def _summary(verification: record.Verification | None) -> str:
@@ -128,7 +136,7 @@ def _summary(verification: record.Verification | None) -> str:
         return f"{words} — these files have not been run since they last changed"
     words = state(verification.state)
     counts = ", ".join(
-        _counted(len(run.passed), "test")
+        counted(len(run.passed), "test")
         + (f" on {record.NAMES[name]}" if name else " without a backend")
         for name, run in verification.runs.items()
     )
@@ -151,22 +159,15 @@ def _breaks(verification: record.Verification | None) -> str:
     return table("What happened to the naive version", columns, rows)
 
 
-def _evidence(
-    pattern: Pattern, verification: record.Verification | None, known: record.Record
-) -> str:
-    parts = []
-    if verification is None:
-        parts.append(f"<p>{_summary(None)}</p>\n")
-    else:
-        parts.append(_runs(verification))
-        parts += [
-            part for part in (differences(verification), _costs(verification)) if part
-        ]
-    results = bench.load_results(pattern.root, pattern.id)
-    if results:
+def _evidence(pattern: Pattern, verified: Verified) -> str:
+    parts = [f"<p>{_summary(None)}</p>\n"]
+    if verification := verified.get(pattern.id):
+        parts = [_runs(verification), differences(verification), _costs(verification)]
+    if results := bench.load_results(pattern.root, pattern.id):
         parts.append(bench.to_markdown(results))
-    parts.append(matrix.rows_for(pattern.root, pattern.id, known))
-    return "\n".join(parts)
+    compared = comparison.load(pattern.root)
+    parts.append(matrix_html.render_rows_for(compared, pattern.id, verified))
+    return "\n".join(filter(None, parts))
 
 
 def _runs(verification: record.Verification) -> str:
@@ -193,15 +194,8 @@ def differences(verification: record.Verification) -> str:
     for name, run in verification.runs.items():
         for one in run.differences:
             found[one.title][name] = one.behaviour
-    backends = [
-        name for name in verification.runs if any(name in row for row in found.values())
-    ]
-    rows = [
-        (text(title), *(text(row.get(name, "not compared")) for name in backends))
-        for title, row in sorted(found.items())
-    ]
-    columns = ("What", *(record.NAMES[name] for name in backends))
-    return table("Where the backends differ", columns, rows) if rows else ""
+    caption = "Where the backends differ"
+    return _by_backend(caption, "What", dict(sorted(found.items())), "not compared")
 
 
 def _costs(verification: record.Verification) -> str:
@@ -212,17 +206,21 @@ def _costs(verification: record.Verification) -> str:
                 f"{count} {_unit(unit, count)}" for unit, count in cost.counts.items()
             )
             found[cost.operation][name] = counts
-    backends = [
-        name for name in verification.runs if any(name in row for row in found.values())
-    ]
+    caption = "What it costs, as counted by the tests"
+    return _by_backend(caption, "Operation", found, "not counted")
+
+
+def _by_backend(
+    caption: str, head: str, found: Mapping[str, Mapping[str, str]], absent: str
+) -> str:
+    """Return a table with a column per backend; nothing if there is no row."""
+    backends = sorted({name for row in found.values() for name in row})
     rows = [
-        (text(operation), *(text(row.get(name, "not counted")) for name in backends))
-        for operation, row in found.items()
+        (text(what), *(text(row.get(name, absent)) for name in backends))
+        for what, row in found.items()
     ]
-    columns = ("Operation", *(record.NAMES[name] for name in backends))
-    return (
-        table("What it costs, as counted by the tests", columns, rows) if rows else ""
-    )
+    columns = (head, *(record.NAMES[name] for name in backends))
+    return table(caption, columns, rows) if rows else ""
 
 
 def _unit(unit: str, count: int) -> str:
@@ -231,19 +229,19 @@ def _unit(unit: str, count: int) -> str:
 
 
 def _index_fragments(
-    root: Path, patterns: list[Pattern], known: record.Record
+    root: Path, patterns: list[Pattern], verified: Verified
 ) -> dict[str, str]:
     categories = sorted({pattern.category for pattern in patterns})
-    rendered = {"trust.md": _trust(patterns, known)}
+    rendered = {"trust.md": _trust(patterns, verified)}
     lists, symptoms = [], []
     for category in categories:
         own = [pattern for pattern in patterns if pattern.category == category]
         planned = matrix.planned(root, category)
         title = _title(root, f"docs/patterns/{category}/index.md")
-        rendered[f"categories/{category}.md"] = _category(own, planned, known, "")
+        rendered[f"categories/{category}.md"] = _category(own, planned, verified, "")
         lists.append(
             f"## [{title}]({category}/index.md)\n\n"
-            + _category(own, planned, known, f"{category}/")
+            + _category(own, planned, verified, f"{category}/")
         )
         symptoms.append(f"## {title}\n\n{_symptoms(own)}")
         rendered[f"reference/{category}.md"] = "\n".join(
@@ -255,12 +253,12 @@ def _index_fragments(
 
 
 def _category(
-    patterns: list[Pattern], planned: list[str], known: record.Record, folder: str
+    patterns: list[Pattern], planned: list[str], verified: Verified, folder: str
 ) -> str:
     entries = [
         f"[{pattern.front_matter.title}]({folder}{pattern.slug}.md)\n"
         f":   {text(pattern.front_matter.description)}\n"
-        f"    {state(record.state_of(known, pattern))}\n"
+        f"    {state(_state(pattern, verified))}\n"
         for pattern in patterns
     ]
     if planned:
@@ -270,28 +268,18 @@ def _category(
 
 
 def _symptoms(patterns: list[Pattern]) -> str:
-    rows = [
-        (symptom, pattern)
-        for pattern in patterns
-        for symptom in pattern.front_matter.symptoms
-    ]
     lines = [
         f"- {text(symptom)}<br>[{pattern.front_matter.title}]"
         f"(../patterns/{pattern.category}/{pattern.slug}.md)"
-        for symptom, pattern in rows
+        for pattern in patterns
+        for symptom in pattern.front_matter.symptoms
     ]
     return '<div class="sp-symptoms" markdown>\n\n' + "\n".join(lines) + "\n\n</div>\n"
 
 
-def _trust(patterns: list[Pattern], known: record.Record) -> str:
-    valid = [
-        found
-        for pattern in patterns
-        if (found := known.valid(pattern)) and found.passed
-    ]
-    runs = [
-        (name, run) for verification in valid for name, run in verification.runs.items()
-    ]
+def _trust(patterns: list[Pattern], verified: Verified) -> str:
+    valid = [found for found in verified.values() if found.passed]
+    runs = [(name, run) for found in valid for name, run in found.runs.items()]
     if not runs:
         return f'<p class="sp-trust">{state("not verified")}</p>\n'
     tests = sum(len(run.passed) for _, run in runs)
@@ -309,10 +297,10 @@ def _trust(patterns: list[Pattern], known: record.Record) -> str:
     return f'<p class="sp-trust">{text(words)}</p>\n'
 
 
-def _index(patterns: list[Pattern], known: record.Record) -> str:
+def _index(patterns: list[Pattern], verified: Verified) -> str:
     entries = []
     for pattern in patterns:
-        verification = known.valid(pattern)
+        verification = verified.get(pattern.id)
         page = pattern.front_matter
         entries.append(
             {
@@ -322,7 +310,7 @@ def _index(patterns: list[Pattern], known: record.Record) -> str:
                 "module": pattern.module,
                 "copy": pattern.copied,
                 "files": record.hashes(pattern),
-                "state": record.state_of(known, pattern),
+                "state": _state(pattern, verified),
                 "runs": {
                     name: run.model_dump()
                     for name, run in (verification.runs if verification else {}).items()
@@ -366,12 +354,9 @@ def _navigation(root: Path, patterns: list[Pattern]) -> str:
 
 def _section(root: Path, folder: str) -> list[str]:
     """Return the pages of a folder, its index first."""
-    pages = [path.name for path in (root / "docs" / folder).glob("*.md")]
-    return [f"{folder}/{name}" for name in sorted(pages, key=_index_first)]
-
-
-def _index_first(name: str) -> tuple[bool, str]:
-    return name != "index.md", name
+    names = {path.name for path in (root / "docs" / folder).glob("*.md")}
+    index = {"index.md"} & names
+    return [f"{folder}/{name}" for name in (*index, *sorted(names - index))]
 
 
 def _title(root: Path, page: str) -> str:
@@ -382,21 +367,13 @@ def _title(root: Path, page: str) -> str:
     return str(fields["title"])
 
 
-def _write_folder(folder: Path, files: dict[str, str]) -> None:
+def _write_folder(root: Path, folder: str, files: dict[str, str]) -> None:
     """Make `folder` hold exactly `files`."""
     for name, content in files.items():
-        _write(folder / name, content)
-    wanted = {folder / name for name in files}
-    for path in sorted(folder.rglob("*"), reverse=True):
+        sources.write(root, f"{folder}/{name}", content)
+    wanted = {root / folder / name for name in files}
+    for path in sorted((root / folder).rglob("*"), reverse=True):
         if path.is_dir() and not any(path.iterdir()):
-            shutil.rmtree(path)
+            path.rmdir()
         elif path.is_file() and path not in wanted:
             path.unlink()
-
-
-def _write(path: Path, content: str) -> None:
-    data = content.encode("utf-8")
-    if path.exists() and path.read_bytes() == data:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)

@@ -25,8 +25,6 @@ PROVEN = "proven"
 EMBEDDED = "proven on embedded backends only"
 UNVERIFIED = "not verified"
 PLANNED = "planned"
-OUR_STATES = (PROVEN, EMBEDDED, UNVERIFIED, PLANNED)
-"""What an entry's answer of ours can be, in falling order."""
 
 
 def our_state(entry: Entry, verified: Verified) -> str:
@@ -67,11 +65,8 @@ class Score:
 
 def by_category(comparison: Comparison) -> list[tuple[str | None, list[Entry]]]:
     """Return the rows, which scores count, by category and, under None, all of them."""
-    groups: list[tuple[str | None, list[Entry]]] = []
-    for name, entries in comparison.categories.items():
-        rows = [entry for entry in entries if entry.kind == "row"]
-        if rows:
-            groups.append((name, rows))
+    names = dict.fromkeys(entry.category for entry in comparison.rows)
+    groups = [(name, _rows_of(comparison, name)) for name in names]
     return [*groups, (None, comparison.rows)]
 
 

@@ -29,7 +29,7 @@ def serve(root: Path, port: int) -> int:
     """
     require_free(port)
     render(root)
-    changes = _Changes(root)
+    changes = Changes(root)
     observer = Observer()
     for name in SOURCES:
         if (root / name).exists():
@@ -50,14 +50,16 @@ def serve(root: Path, port: int) -> int:
         observer.join()
 
 
-class _Changes(FileSystemEventHandler):
+class Changes(FileSystemEventHandler):
     """Notes that a source changed; several changes at once are rendered once."""
 
     def __init__(self, root: Path) -> None:
+        """Render the tree at `root`."""
         self._root = root
         self._changed = threading.Event()
 
     def on_any_event(self, event: FileSystemEvent) -> None:
+        """Note what was written, other than by rendering."""
         generated = str(self._root / DATA)
         written = event.event_type in {"created", "deleted", "modified", "moved"}
         if written and not str(event.src_path).startswith(generated):
@@ -70,8 +72,8 @@ class _Changes(FileSystemEventHandler):
         self._changed.clear()
         try:
             render(self._root)
-        except CatalogueError as error:
-            sys.stderr.write(f"{error}\n")
+        except (CatalogueError, OSError) as error:
+            sys.stderr.write(f"{CatalogueError.of(error, self._root)}\n")
 
 
 def require_free(port: int) -> None:

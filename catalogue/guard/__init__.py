@@ -39,47 +39,22 @@ if TYPE_CHECKING:
 __all__ = ["Problem", "Tree", "check"]
 
 CHECKS: tuple[Check, ...] = (
-    files.check,
-    fences.check,
-    docstrings.check,
-    includes.check,
-    settings.check,
-    usage.check,
-    notebooks.check,
-    names.check,
-    links.check,
-    completeness.check,
-    shape.check,
-    excuses.check,
-    assertions.check,
-    matrix.check,
-    imports.check,
-    commands.check,
-    versions.check,
+    *(assertions.check, commands.check, completeness.check, docstrings.check),
+    *(excuses.check, fences.check, files.check, imports.check, includes.check),
+    *(links.check, matrix.check, names.check, notebooks.check, settings.check),
+    *(shape.check, usage.check, versions.check),
 )
 
 
 def check(root: Path) -> list[Problem]:
     """Return every problem of the tree at `root`, in order of path and line."""
     tree = Tree(root)
-    found: set[Problem] = set()
-    for kind in CHECKS:
-        found.update(_problems(kind, tree))
-    return sorted(found)
+    return sorted({problem for kind in CHECKS for problem in _problems(kind, tree)})
 
 
-def _problems(kind: Check, tree: Tree) -> list[Problem]:
+def _problems(kind: Check, tree: Tree) -> Iterator[Problem]:
     """Run one check; what it cannot go on from is its last problem."""
-    found = kind(tree)
-    problems: list[Problem] = []
-    while True:
-        try:
-            problems.append(next(found))
-        except StopIteration:
-            return problems
-        except CatalogueError as error:
-            return [*problems, Problem.of(error)]
-        except OSError as error:
-            return [*problems, Problem.of(CatalogueError.of(error, tree.root))]
-        except SyntaxError:
-            return problems  # of a file that is no Python, which `excuses` names
+    try:
+        yield from kind(tree)
+    except (CatalogueError, OSError) as error:
+        yield Problem.of(CatalogueError.of(error, tree.root))

@@ -1,6 +1,7 @@
 """Kind 6: a test that asserts nothing, and so cannot fail for what it says.
 
-Nor can one that returns before it asserts, or that catches what its assertion raises.
+Nor can one that returns before it asserts, that catches what its assertion raises, or
+that asserts in a function which it never calls.
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ import ast
 import re
 from typing import TYPE_CHECKING
 
+from catalogue import sources
 from catalogue.guard.tree import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from catalogue.guard.tree import Tree
-
-    Function = ast.FunctionDef | ast.AsyncFunctionDef
+    from catalogue.sources import Function
 
 ASSERTING = {"assert_type", "pytest.fail", "pytest.raises", "pytest.warns", "wait_for"}
 LIMIT = "asyncio.wait_for"
@@ -30,11 +31,7 @@ DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 def check(tree: Tree) -> Iterator[Problem]:
     """Yield each test without an assertion, or that passes without one."""
     for path in tree.below("tests", ".py"):
-        functions = [
-            node
-            for node in tree.nodes(path)
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        ]
+        functions = sources.functions(tree.nodes(path))
         asserting = ASSERTING | set(_helpers(tree, path))
         size = 0
         while size != len(asserting):
@@ -85,19 +82,24 @@ def _escapes(path: str, test: Function, asserting: set[str]) -> Iterator[Problem
         message = f"{test.name} asserts on some backends only; assert on all"
         yield Problem(path, test.lineno, message)
     own = list(_own(test))
-    asserted = [
+    asserted = (
         one.lineno
         for one in own
         if isinstance(one, ast.stmt | ast.expr) and _is_assertion(one, asserting)
-    ]
+    )
+    first = min(asserted, default=0)
+    handlers = [node for node in own if isinstance(node, ast.ExceptHandler)]
+    refused = {node for handler in handlers for node in ast.walk(handler)}
+    used = {node.id for node in ast.walk(test) if isinstance(node, ast.Name)}
+    inner = (child for node in (test, *own) for child in ast.iter_child_nodes(node))
+    for one in sources.functions(inner):
+        if one.name not in used and not one.decorator_list:
+            message = f"{test.name} never calls {one.name}; call it, or take it away"
+            yield Problem(path, one.lineno, message)
     for node in own:
-        if isinstance(node, ast.If):
-            for step in (*node.body, *node.orelse):
-                if isinstance(step, ast.Return) and step.lineno < min(
-                    asserted, default=0
-                ):
-                    message = f"{test.name} returns before it asserts; assert here too"
-                    yield Problem(path, step.lineno, message)
+        if isinstance(node, ast.Return) and node.lineno < first and node not in refused:
+            message = f"{test.name} returns before it asserts; assert here too"
+            yield Problem(path, node.lineno, message)
         body = _forgiven(node)
         if any(_asserts(step, asserting) for step in body):
             message = "an assertion that fails here passes; catch less"
@@ -127,13 +129,9 @@ def _forgiven(node: ast.AST) -> list[ast.stmt]:
 
 def _helpers(tree: Tree, path: str) -> Iterator[str]:
     """Yield the asserting functions and methods of the tests a file imports from."""
-    for node in tree.nodes(path):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
-            "tests."
-        ):
-            source = (node.module or "").replace(".", "/") + ".py"
-            for other in tree.nodes(source) if source in tree.files else ():
-                if isinstance(other, ast.FunctionDef | ast.AsyncFunctionDef) and (
-                    _asserts(other, ASSERTING)
-                ):
+    for name in sources.imports(tree.nodes(path)):
+        if name.startswith("tests."):
+            helper = tree.nodes(name.replace(".", "/") + ".py")
+            for other in sources.functions(helper):
+                if _asserts(other, ASSERTING):
                     yield other.name

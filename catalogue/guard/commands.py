@@ -7,10 +7,7 @@ import shlex
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from catalogue import plain_yaml
-from catalogue.errors import CatalogueError
 from catalogue.guard.tree import Problem
 
 if TYPE_CHECKING:
@@ -22,8 +19,9 @@ if TYPE_CHECKING:
 COMMAND = re.compile(r"(make|git|docker|uv|pip|\S*python3?|\.\S*/\S+) .*|\.ci/\S+")
 SAID = {"echo", "printf"}
 SEPARATORS = re.compile(r"&&|\|\||[;|&\n()]")
+TARGET = re.compile(r"[\w./${}-]+")
 ASSIGNED = re.compile(r"(?m)^([A-Z_]+)\s*[:?]?=\s*(.*)$")
-RULE = re.compile(r"(?m)^([\w-]+):(?!=)([^#\n]*)[^\n]*\n((?:\t[^\n]*\n?|\n)*)")
+RULE = re.compile(r"(?m)^([\w./${}-]+):(?!=)([^#\n]*)[^\n]*\n((?:\t[^\n]*\n?|\n)*)")
 
 
 def check(tree: Tree) -> Iterator[Problem]:
@@ -125,12 +123,7 @@ class Continuous:
 
     def jobs(self, path: str) -> dict[str, dict[str, Any]]:
         """Return the jobs of a workflow; one that is no YAML is a `CatalogueError`."""
-        try:
-            _, data = plain_yaml.read(self._tree.text(path))
-        except yaml.YAMLError as error:
-            line, problem = plain_yaml.fault(error)
-            message = f"{path}:{line}: not YAML: {problem}"
-            raise CatalogueError(message) from error
+        _, data = plain_yaml.read(self._tree.text(path), path)
         jobs = data.get("jobs") if isinstance(data, dict) else None
         found = jobs.items() if isinstance(jobs, dict) else ()
         return {name: job for name, job in found if isinstance(job, dict)}
@@ -145,19 +138,19 @@ class Continuous:
     def _targets(self, words: list[str]) -> Iterator[str]:
         """Yield what a command starts in turn: targets of make, scripts of CI."""
         if words[0] == "make":
-            yield from (word for word in words[1:] if re.fullmatch(r"[\w-]+", word))
+            yield from (word for word in words[1:] if TARGET.fullmatch(word))
         elif words[0].startswith(".ci/"):
             yield words[0]
 
     def _recipe(self, target: str) -> str:
         if target.startswith(".ci/"):
             return self._tree.text(target)
+        found: list[str] = []
         for name, needed, recipe in RULE.findall(self._makefile):
             if name == target:
-                lines = [line.lstrip("\t@-+") for line in recipe.splitlines()]
-                made = [f"make {one}" for one in needed.split()]
-                return "\n".join([*made, *lines])
-        return ""
+                found += [f"make {one}" for one in needed.split()]
+                found += [line.lstrip("\t@-+") for line in recipe.splitlines()]
+        return "\n".join(found)
 
 
 def _words(command: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING
 
+from catalogue import sources
 from catalogue.errors import CatalogueError
 from catalogue.guard.index import ABOUT_THE_CATALOGUE
 from catalogue.guard.tree import Problem
@@ -22,7 +23,7 @@ def check(tree: Tree) -> Iterator[Problem]:
     """Yield what is missing of each pattern, and what belongs to none."""
     owned: set[str] = set()
     for pattern in tree.patterns:
-        owned.update(_own_snippets(pattern), pattern.tests)
+        owned.update(pattern.modules, pattern.tests)
         missing = list(_missing(tree, pattern))
         yield from missing
         if not missing:
@@ -43,14 +44,8 @@ def check(tree: Tree) -> Iterator[Problem]:
             yield Problem(path, 1, message)
 
 
-def _own_snippets(pattern: Pattern) -> list[str]:
-    return [pattern.snippet, *(pattern.role(r) for r in ("usage", "naive", "wiring"))]
-
-
 def _missing(tree: Tree, pattern: Pattern) -> Iterator[Problem]:
-    present = next(
-        (p for p in (pattern.page, *_own_snippets(pattern)) if p in tree.files), ""
-    )
+    present = next((p for p in (pattern.page, *pattern.modules) if p in tree.files), "")
     for path in (
         pattern.page,
         pattern.diagram,
@@ -66,7 +61,7 @@ def _missing(tree: Tree, pattern: Pattern) -> Iterator[Problem]:
 def _shown(tree: Tree, pattern: Pattern) -> Iterator[Problem]:
     page = tree.page(pattern.page)
     shown = {include.path for include in page.in_code if include.section is None}
-    for path in (*_own_snippets(pattern), pattern.test):
+    for path in (*pattern.modules, pattern.test):
         if path in tree.files and path not in shown:
             message = f"{pattern.page} does not show this file; include it there"
             yield Problem(path, 1, message)
@@ -78,8 +73,8 @@ def _tested(tree: Tree, pattern: Pattern) -> Iterator[Problem]:
         module = tree.module(path)
         if module is None:
             continue
-        imported.update(_imports(tree, path))
-        if not tests_in(module):
+        imported.update(sources.imports(tree.nodes(path)))
+        if not sources.tests(module):
             yield Problem(path, 1, "there is no test in this file; write one")
     for path in (pattern.snippet, pattern.role("naive"), pattern.role("wiring")):
         name = path.removesuffix(".py").replace("/", ".")
@@ -109,30 +104,9 @@ def _composed(tree: Tree, pattern: Pattern) -> Iterator[Problem]:
         if other is None:
             message = f"there is no pattern {composition.pattern}; correct the id"
             yield Problem(pattern.page, line, message)
-        elif module is None or name not in tests_in(module):
+        elif module is None or name not in sources.tests(module):
             message = f"there is no test {composition.test}; correct the name"
             yield Problem(pattern.page, line, message)
-        elif not {pattern.module, other.module} <= _imports(tree, path):
+        elif not {pattern.module, other.module} <= {*sources.imports(tree.nodes(path))}:
             message = f"{path} does not import both patterns; name a test which does"
             yield Problem(pattern.page, line, message)
-
-
-def tests_in(module: ast.Module) -> set[str]:
-    """Return the names of the tests in a file."""
-    functions = [
-        node
-        for node in module.body
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    ]
-    return {node.name for node in functions if node.name.startswith("test_")}
-
-
-def _imports(tree: Tree, path: str) -> set[str]:
-    found: set[str] = set()
-    for node in tree.nodes(path):
-        if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-            found.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return found

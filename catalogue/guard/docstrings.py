@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_examples import find_examples
@@ -22,8 +20,6 @@ if TYPE_CHECKING:
 
 
 FENCES = ("```", "~~~")
-MAY_HOLD_CODE = re.compile(r"```|~~~|>>>|<| {4}|\t")
-"""Without one of these there is no code in any Markdown."""
 UNRUN = (
     'code that no test runs; make it a ```python fence in a """ docstring, '
     "or say it in words"
@@ -33,21 +29,12 @@ TO_SOURCE = 2
 """The lines from a cell's id to its text, in a notebook that make fix wrote."""
 
 
-@dataclass(frozen=True)
-class Docstring:
-    """A docstring as its reader sees it, and the line on which its text starts."""
-
-    text: str
-    line: int
-
-
 def check(tree: Tree) -> Iterator[Problem]:
     """Yield each piece of code in a docstring which is not an example that runs."""
     for path in tree.below("snippets", ".py"):
         run = examples(tree, path)
         for docstring in docstrings(tree, path):
-            if MAY_HOLD_CODE.search(docstring.text):
-                yield from _problems(tree, path, docstring, run)
+            yield from _problems(docstring, run)
 
 
 def examples(tree: Tree, path: str) -> set[str]:
@@ -58,29 +45,25 @@ def examples(tree: Tree, path: str) -> set[str]:
     return {one.source.strip() for one in found if one.prefix == "python"}
 
 
-def _problems(
-    tree: Tree, path: str, docstring: Docstring, run: set[str]
-) -> Iterator[Problem]:
-    page = tree.reader.read(path, docstring.text, docstring.line - 1)
+def _problems(page: Page, run: set[str]) -> Iterator[Problem]:
     fences = 0
-    for number, line in enumerate(docstring.text.split("\n"), docstring.line):
+    for number, line in enumerate(page.lines, page.offset + 1):
         fences += line.lstrip().startswith(FENCES)
         if line.lstrip().startswith(">>> "):
             message = "a >>> example never runs; write a ```python fence"
-            yield Problem(path, number, message)
+            yield Problem(page.path, number, message)
     for block in page.blocks:
         if block.text.strip() not in run:
-            yield Problem(path, page.line(block), UNRUN)
+            yield Problem(page.path, page.line(block), UNRUN)
     if fences not in {0, 2 * len(page.blocks)}:
         message = "a fence that is not closed, or not alone on its line; mend it"
-        yield Problem(path, docstring.line, message)
+        yield Problem(page.path, page.offset + 1, message)
 
 
 def told(tree: Tree) -> Iterator[Page]:
     """Yield what docstrings and notebooks tell, each as the site reads it."""
     for path in tree.below("snippets", ".py"):
-        for docstring in docstrings(tree, path):
-            yield tree.reader.read(path, docstring.text, docstring.line - 1)
+        yield from docstrings(tree, path)
     for path in tree.below("notebooks", ".ipynb"):
         try:
             cells = notebooks.read(tree.root, tree.root / path).cells
@@ -91,8 +74,11 @@ def told(tree: Tree) -> Iterator[Page]:
                 yield tree.reader.read(path, cell.source, cell.line + TO_SOURCE)
 
 
-def docstrings(tree: Tree, path: str) -> Iterator[Docstring]:
-    """Yield every string which stands as a statement: of modules, names and fields."""
+def docstrings(tree: Tree, path: str) -> Iterator[Page]:
+    """Yield every string which stands as a statement: of modules, names and fields.
+
+    Each is read as the site reads it.
+    """
     for node in tree.nodes(path):
         if (
             isinstance(node, ast.Expr)
@@ -101,4 +87,5 @@ def docstrings(tree: Tree, path: str) -> Iterator[Docstring]:
         ):
             raw = node.value.value
             blank = len(raw) - len(raw.lstrip("\n"))
-            yield Docstring(inspect.cleandoc(raw), node.lineno + blank)
+            before = node.lineno + blank - 1
+            yield tree.reader.read(path, inspect.cleandoc(raw), before)

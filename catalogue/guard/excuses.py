@@ -6,8 +6,11 @@ import ast
 import re
 from typing import TYPE_CHECKING
 
+from catalogue import sources
 from catalogue.guard.commands import Continuous
-from catalogue.guard.tree import PROJECT, Problem
+from catalogue.guard.configuration import PROJECT
+from catalogue.guard.index import ABOUT_THE_CATALOGUE
+from catalogue.guard.tree import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,41 +19,20 @@ if TYPE_CHECKING:
 
 PLUGIN = "catalogue/plugin.py"
 WAYS_OUT = {
-    "SkipTest",
-    "Skipped",
-    "_exit",
-    "__test__",
-    "add_marker",
-    "applymarker",
-    "collect_ignore",
-    "collect_ignore_glob",
-    "exitonfirst",
-    "expectedFailure",
-    "importorskip",
-    "no_type_check",
-    "pytest.exit",
-    "pytest_plugins",
-    "skip",
-    "skipIf",
-    "skipTest",
-    "skipUnless",
-    "skipif",
-    "xfail",
+    *("SkipTest", "Skipped", "importorskip", "skip", "skipIf", "skipTest"),
+    *("skipUnless", "skipif", "expectedFailure", "xfail"),
+    *("__test__", "collect_ignore", "collect_ignore_glob", "pytest_plugins"),
+    *("_exit", "exitonfirst", "pytest.exit"),
+    *("add_marker", "applymarker", "no_type_check"),
 }
 """Names by which pytest, unittest and typing leave something out."""
 OPTIONS = re.compile(
     r"^(-k|-m|--deselect|--ignore(-glob)?|--lf|--ff|--runxfail|-x|--maxfail)(=.*)?$"
 )
 SETTINGS = {
-    "addopts",
-    "asyncio_default_fixture_loop_scope",
-    "asyncio_mode",
-    "empty_parameter_set_mark",
-    "filterwarnings",
-    "minversion",
-    "pythonpath",
-    "testpaths",
-    "xfail_strict",
+    *("addopts", "asyncio_default_fixture_loop_scope", "asyncio_mode"),
+    *("empty_parameter_set_mark", "filterwarnings", "minversion", "pythonpath"),
+    *("testpaths", "xfail_strict"),
 }
 """What pytest may be told; by others it does not find all tests."""
 SILENCER = re.compile(
@@ -101,22 +83,17 @@ def check(tree: Tree) -> Iterator[Problem]:
 
 
 def _marks(tree: Tree, path: str) -> Iterator[Problem]:
-    module = tree.module(path)
-    if module is None:
-        if tree.text(path).strip():
-            message = "not readable as Python; mend the syntax"
-            yield Problem(path, 1, message)
-        return
-    for node in tree.nodes(path):
+    nodes = tree.nodes(path)
+    if not nodes:
+        yield Problem(path, 1, "not readable as Python; mend the syntax")
+    for node in nodes:
         for name, line in _names(node):
             if name in WAYS_OUT:
                 yield Problem(path, line, f"{name} leaves something out; {NOT_RUN}")
-        match node:
-            case ast.FunctionDef(name=name, lineno=line) if (
-                name.startswith("pytest_") and path != PLUGIN
-            ):
-                message = "a hook can leave tests out; do it in a fixture"
-                yield Problem(path, line, message)
+    for one in sources.functions(nodes) if path != PLUGIN else ():
+        if one.name.startswith("pytest_"):
+            message = "a hook can leave tests out; do it in a fixture"
+            yield Problem(path, one.lineno, message)
 
 
 def _uncollected(tree: Tree, path: str) -> Iterator[Problem]:
@@ -131,16 +108,12 @@ def _uncollected(tree: Tree, path: str) -> Iterator[Problem]:
     ]
     if not path.rpartition("/")[2].startswith("test_"):
         collected = []
-    for node in tree.nodes(path):
-        if (
-            isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-            and node.name.startswith("test_")
-            and node not in collected
-        ):
+    for one in sources.functions(tree.nodes(path)):
+        if one.name.startswith("test_") and one not in collected:
             message = (
-                f"{node.name} is never collected; put it at the top of a test_ file"
+                f"{one.name} is never collected; put it at the top of a test_ file"
             )
-            yield Problem(path, node.lineno, message)
+            yield Problem(path, one.lineno, message)
 
 
 def _names(node: ast.AST) -> Iterator[tuple[str, int]]:
@@ -173,7 +146,7 @@ def _comments(tree: Tree, path: str) -> Iterator[Problem]:
 
 
 def _options(tree: Tree) -> Iterator[Problem]:
-    options = tree.project.get("tool", {}).get("pytest", {}).get("ini_options", {})
+    options = tree.project.tool.pytest.ini_options
     for name in sorted(options.keys() - SETTINGS):
         message = f"{name} can leave tests out; take it away, or let the guard know it"
         yield Problem(PROJECT, tree.line_of(PROJECT, name), message)
@@ -186,24 +159,29 @@ def _options(tree: Tree) -> Iterator[Problem]:
     if options.get("testpaths", ["tests"]) != ["tests"]:
         message = 'testpaths leaves tests out of every run; make it ["tests"]'
         yield Problem(PROJECT, tree.line_of(PROJECT, "testpaths"), message)
-    added = options.get("addopts", [])
-    for word in added.split() if isinstance(added, str) else added:
+    added = options.get("addopts", "")
+    for word in added if isinstance(added, list) else str(added).split():
         if OPTIONS.fullmatch(word):
             message = f"{word} leaves tests out of every run; {NOT_RUN}"
             yield Problem(PROJECT, tree.line_of(PROJECT, word), message)
 
 
 def _recipes(tree: Tree) -> Iterator[Problem]:
+    """Yield each option of a recipe that leaves out tests of patterns."""
+    elsewhere = tuple(f"--ignore={room}" for room in ABOUT_THE_CATALOGUE)
     for words in Continuous(tree).commands:
         for word in words[words.index("pytest") :] if "pytest" in words else ():
-            if OPTIONS.fullmatch(word) and not word.startswith("--ignore"):
+            if OPTIONS.fullmatch(word) and not f"{word}/".startswith(elsewhere):
                 message = f"{word} leaves tests out; {NOT_RUN}"
                 yield Problem("Makefile", tree.line_of("Makefile", word), message)
 
 
 def _types(tree: Tree) -> Iterator[Problem]:
-    mypy = tree.project.get("tool", {}).get("mypy", {})
-    for table in (mypy, *mypy.get("overrides", [])):
+    mypy = tree.project.tool.mypy
+    if not mypy.strict:
+        message = "mypy is not strict; set strict = true"
+        yield Problem(PROJECT, tree.line_of(PROJECT, "[tool.mypy]"), message)
+    for table in (mypy.model_extra or {}, *mypy.overrides):
         for key, value in table.items():
             if value is False or key.startswith(LENIENT):
                 message = f"{key} tells mypy to look away; {SEEN}"

@@ -50,25 +50,6 @@ LOOKS_LIKE_CODE = re.compile(r"code|highlight|mono")
 SHELL = re.compile(
     r"(\$|>>>|curl|docker|git|pip|psql|python3?|redis-cli|uv) \S+( \S+){0,9}"
 )
-STATEMENTS = (
-    ast.Assert,
-    ast.Assign,
-    ast.AsyncFor,
-    ast.AsyncFunctionDef,
-    ast.AsyncWith,
-    ast.AugAssign,
-    ast.ClassDef,
-    ast.Delete,
-    ast.For,
-    ast.FunctionDef,
-    ast.If,
-    ast.Import,
-    ast.ImportFrom,
-    ast.Raise,
-    ast.Return,
-    ast.While,
-    ast.With,
-)
 
 
 def check(tree: Tree) -> Iterator[Problem]:
@@ -161,11 +142,17 @@ def _is_statement(line: str) -> bool:
         body = ast.parse(f"{line} pass" if line.endswith(":") else line).body
     except (SyntaxError, ValueError):
         return False
-    return any(
-        isinstance(node, STATEMENTS)
-        or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call | ast.Await))
-        for node in body
-    )
+    return any(map(_does_something, body))
+
+
+def _does_something(statement: ast.stmt) -> bool:
+    match statement:
+        case ast.Expr(value=value):
+            return isinstance(value, ast.Call | ast.Await)
+        case ast.AnnAssign(value=None):
+            return False  # as is any word with a colon behind it
+        case _:
+            return True
 
 
 def _front_matter(tree: Tree, page: Page) -> Iterator[Problem]:

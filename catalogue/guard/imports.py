@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from packaging.utils import canonicalize_name
 
-from catalogue.distributions import providers
 from catalogue.guard.tree import Problem
+from catalogue.sources import providers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,60 +26,16 @@ HIDDEN_MODULES = {"builtins", "imp", "importlib", "pkgutil", "runpy", "zipimport
 IMPORTLIB_ALLOWED = {"importlib.metadata", "importlib.resources"}
 ENVIRONMENT = {"os.environ", "os.environb", "os.getenv", "sys.path", "sys.modules"}
 DECLARATIONS = {
-    "APIRouter",
-    "ContextVar",
-    "Decimal",
-    "Depends",
-    "Fernet",
-    "HTTPBearer",
-    "Lock",
-    "MappingProxyType",
-    "MetaData",
-    "NamedTuple",
-    "NewType",
-    "OAuth2PasswordBearer",
-    "ParamSpec",
-    "Path",
-    "Struct",
-    "Table",
-    "TypeAdapter",
-    "TypeVar",
-    "TypeVarTuple",
-    "UUID",
-    "attrgetter",
-    "compile",
-    "dict",
-    "frozenset",
-    "getLogger",
-    "immutabledict",
-    "get_logger",
-    "itemgetter",
-    "namedtuple",
-    "object",
-    "partial",
-    "set",
-    "sessionmaker",
-    "async_sessionmaker",
-    "timedelta",
-    "tuple",
-    "type",
+    *("dict", "frozenset", "object", "set", "tuple", "type"),
+    *("ContextVar", "Decimal", "Lock", "MappingProxyType", "Path", "UUID"),
+    *("compile", "getLogger", "immutabledict", "partial", "timedelta"),
+    *("NewType", "ParamSpec", "TypeVar", "TypeVarTuple"),
+    *("APIRouter", "Depends"),
+    *("Boolean", "CheckConstraint", "Column", "DateTime", "ForeignKey", "Index"),
+    *("Integer", "MetaData", "String", "Table", "Text", "UniqueConstraint", "Uuid"),
+    *("mapped_column", "relationship"),
 }
 """What a constant may call: it makes a value, and neither waits, reads nor connects."""
-SQL = {
-    "Boolean",
-    "CheckConstraint",
-    "Column",
-    "DateTime",
-    "ForeignKey",
-    "Index",
-    "Integer",
-    "String",
-    "Text",
-    "UniqueConstraint",
-    "Uuid",
-    "mapped_column",
-    "relationship",
-}
 SQL_FUNCTION = re.compile(r"(.+\.)?func\.\w+")
 
 
@@ -101,7 +57,7 @@ def check(tree: Tree) -> Iterator[Problem]:
             fault = _form_fault(node) or _hidden_fault(node, path)
             if fault:
                 yield Problem(path, _line(node), fault)
-        values = DECLARATIONS | SQL | _own_classes(module)
+        values = DECLARATIONS | _own_classes(module)
         for statement in module.body:
             yield from _deeds(path, statement, values)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from packaging.utils import canonicalize_name
 
-from catalogue.distributions import providers
+from catalogue.sources import Function, providers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,6 @@ ROOMS = ("snippets", "tests", "catalogue")
 ABOUT_THE_CATALOGUE = ("tests/drift/", "tests/site/", "tests/examples/")
 JSON = {"false", "null", "true"}
 KEYWORDS = {*keyword.kwlist, *keyword.softkwlist, *dir(builtins), *JSON}
-FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 class Index:
@@ -93,7 +92,7 @@ class Index:
         if name[:1].isupper() and not name.isupper():
             return False
         used = name in self.identifiers or name in self.strings
-        return used or self._may_import(name)
+        return used or name in self._importable
 
     def resolves(self, dotted: str) -> bool:
         """Whether a dotted name leads from a module, type or variable to its end."""
@@ -164,12 +163,9 @@ class Index:
         }
         return packages | set(sys.stdlib_module_names)
 
-    def _may_import(self, name: str) -> bool:
-        return name in self._importable
-
     def _in_library(self, parts: list[str]) -> bool:
         """Whether importing finds the object; only declared packages are imported."""
-        if not self._may_import(parts[0]):
+        if parts[0] not in self._importable:
             return False
         found: object = None
         taken = 0
@@ -197,11 +193,12 @@ def _fields(owner: object) -> set[str]:
 def _bound(statement: ast.stmt) -> Iterator[str]:
     """Yield the names which a statement at the top of a module defines."""
     match statement:
-        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
-            yield name
-        case ast.ClassDef(name=name):
-            yield name
-        case ast.AnnAssign(target=ast.Name(id=name)):
+        case (
+            ast.FunctionDef(name=name)
+            | ast.AsyncFunctionDef(name=name)
+            | ast.ClassDef(name=name)
+            | ast.AnnAssign(target=ast.Name(id=name))
+        ):
             yield name
         case ast.Assign(targets=targets):
             for target in targets:
@@ -215,7 +212,7 @@ def _members(owner: ast.ClassDef) -> set[str]:
     found: set[str] = set()
     for statement in owner.body:
         found.update(_bound(statement))
-        if isinstance(statement, FUNCTIONS):
+        if isinstance(statement, Function):
             found.update(
                 node.attr
                 for node in ast.walk(statement)

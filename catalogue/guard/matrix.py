@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from catalogue import matrix, record
+from catalogue import comparison, record
 from catalogue.guard.tree import Problem
 
 if TYPE_CHECKING:
@@ -22,7 +22,9 @@ SCORE = re.compile(
 
 def check(tree: Tree) -> Iterator[Problem]:
     """Yield what the comparison says and the tree or the verification record denies."""
-    for error in matrix.problems(tree.root, tree.patterns, record.load(tree.root)):
+    verified = record.verified(record.load(tree.root), tree.patterns)
+    compared = comparison.load(tree.root)
+    for error in comparison.problems(compared, tree.patterns, verified):
         yield Problem.of(error)
     for page in tree.pages:
         if not page.path.startswith(COMPARING):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ast
 import re
-from fnmatch import fnmatch
+from fnmatch import filter as matching
 from typing import TYPE_CHECKING
 
+from catalogue import sources
 from catalogue.guard.docstrings import told
 from catalogue.guard.index import KEYWORDS, Index
 from catalogue.guard.tree import Problem
@@ -78,16 +79,14 @@ def check(tree: Tree) -> Iterator[Problem]:
 
 def _spans(judge: Judge, page: Page, spans: list[Code]) -> Iterator[Problem]:
     for span in spans:
-        fault = None if span.include else judge.fault(span.text)
-        if fault:
+        if not span.include and (fault := judge.fault(span.text)):
             yield Problem(page.path, page.line(span), f"`{span.text}`: {fault}")
 
 
 def _fields(tree: Tree, judge: Judge, page: Page) -> Iterator[Problem]:
     for text in page.fields:
         for words in TICKED.findall(text):
-            fault = judge.fault(words)
-            if fault:
+            if fault := judge.fault(words):
                 line = tree.line_of(page.path, f"`{words}`")
                 yield Problem(page.path, line, f"`{words}`: {fault}")
 
@@ -112,12 +111,11 @@ class Judge:
     def _judge(self, text: str) -> str | None:
         if len(text) > LONGEST:
             return TYPED
-        if set(text.split()) <= KEYWORDS:
+        if set(text.split()) <= KEYWORDS or LITERAL.fullmatch(text):
             return None
         for form, judge in (
             (SETTING, self._setting),
             (OPTION, self._option),
-            (LITERAL, self._literal),
             (CAPITALS, self._capitals),
             (COMMAND, self._command),
         ):
@@ -128,10 +126,6 @@ class Judge:
         if PATH.fullmatch(text) and ("/" in text or SUFFIX.search(text)):
             return self._path(text)
         return self._python(text)
-
-    @staticmethod
-    def _literal(_: str) -> None:
-        return None
 
     def _setting(self, text: str) -> str | None:
         if self.index.knows(text) or self._mentioned(text):
@@ -180,14 +174,11 @@ class Judge:
 
     def _path(self, text: str) -> str | None:
         """Judge a path: a file, a folder, a form of these, or a pattern's id."""
-        files = self._tree.files
-        form = re.sub(r"<[^>]*>|\{[^}]*\}", "*", text)
+        form = re.sub(r"<[^>]*>|\{[^}]*\}", "*", text).rstrip("/")
+        forms = [form, f"{form}/*"] if "/" in text else [form, f"{form}/*", f"*/{form}"]
         known = (
             text in self._patterns
-            or any(fnmatch(path, form.rstrip("/")) for path in files)
-            or any(path.startswith(f"{text.rstrip('/')}/") for path in files)
-            or any(fnmatch(path, f"{form.rstrip('/')}/*") for path in files)
-            or ("/" not in text and any(fnmatch(path, f"*/{form}") for path in files))
+            or any(matching(self._tree.files, one) for one in forms)
             or (text.startswith("build/") and self._is_written(text))
             or ("/" not in text and self._python(text) is None)
         )
@@ -244,11 +235,7 @@ def _inner(node: ast.expr) -> list[ast.expr] | None:
 
 
 def _is_code(text: str) -> bool:
-    try:
-        ast.parse(f"{text} pass" if text.endswith(":") else text)
-    except (SyntaxError, ValueError):
-        return False
-    return True
+    return bool(sources.nodes(f"{text} pass" if text.endswith(":") else text))
 
 
 def _is_literal(node: ast.expr) -> bool:

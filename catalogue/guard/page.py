@@ -42,18 +42,10 @@ class Include:
 
     target: str
     line: int
-
-    @property
-    def path(self) -> str:
-        """The file's path; empty when the target cannot be read."""
-        found = TARGET.fullmatch(self.target)
-        return found["path"] if found else ""
-
-    @property
-    def section(self) -> str | None:
-        """The named section; None when the whole file is meant."""
-        found = TARGET.fullmatch(self.target)
-        return found["section"] if found else None
+    path: str
+    """The file's path; empty when the target cannot be read."""
+    section: str | None
+    """The named section; None when the whole file is meant."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +204,10 @@ class Reader:
             directive = DIRECTIVE.fullmatch(line)
             if directive:
                 marked.append(f"{directive['indent']}zqinclude{len(includes)}zq")
-                includes.append(Include(directive["target"], number))
+                found = TARGET.fullmatch(directive["target"])
+                path_and_section = found.groups() if found else ("", None)
+                include = Include(directive["target"], number, *path_and_section)
+                includes.append(include)
             else:
                 marked.append(line)
                 if NOTATION.search(line) or WORD.search(line):

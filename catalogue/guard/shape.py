@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 
 from catalogue.errors import CatalogueError
 from catalogue.guard.tree import Problem
-from catalogue.patterns import read_fields
+from catalogue.patterns import Pattern, read_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from catalogue.guard.page import Page
     from catalogue.guard.tree import Tree
-    from catalogue.patterns import Pattern
 
 SNIPPET_LINES = 150
 NAIVE_LINES = 40
@@ -102,8 +101,8 @@ def _copied(pattern: Pattern, page: Page) -> Iterator[Problem]:
     """Check that the text under Code links each module that has to be copied too."""
     text = "\n".join(page.lines).partition("\n## Code")[2].partition("\n===")[0]
     for path in pattern.companions:
-        category, name = path.removesuffix(".py").split("/")[1:]
-        target = f"docs/patterns/{category}/{name.replace('_', '-')}.md"
+        id_ = path.removeprefix("snippets/").removesuffix(".py")
+        target = Pattern(id=id_, root=pattern.root).page
         link = posixpath.relpath(target, posixpath.dirname(pattern.page))
         if f"]({link})" not in text:
             message = f"its module imports {path}; link {link} here, to be copied too"

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import ast
-import io
 import os
 import re
-import tokenize
-import tomllib
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
@@ -18,8 +15,15 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from catalogue import sources
 from catalogue.errors import CatalogueError
-from catalogue.guard.configuration import SITE, read_configuration
+from catalogue.guard.configuration import (
+    PROJECT,
+    SITE,
+    Tables,
+    read_configuration,
+    read_project,
+)
 from catalogue.guard.page import Page, Reader
 from catalogue.patterns import Pattern, discover
 
@@ -30,45 +34,16 @@ PLACED = re.compile(r"(?P<path>[^:\n]+):(?P<line>\d+): (?P<message>.+)", re.DOTA
 GENERATED = {"build", "docs/data", "tests/site/node_modules"}
 HIDDEN_ROOMS = {".ci", ".github"}
 PIN = re.compile(r"(?m)^(?P<name>[A-Za-z0-9][\w.-]*)==(?P<version>\d[\w.!+]*)")
-PROJECT = "pyproject.toml"
 T = TypeVar("T")
 
 
 @cache
 def _reader(configuration: str) -> Reader:
-    return Reader(read_configuration(SITE, configuration))
+    return Reader(read_configuration(configuration))
 
 
-@lru_cache(maxsize=1024)
-def _parsed(text: str) -> tuple[ast.Module | None, list[ast.AST]]:
-    """Return a module's syntax tree, None if it has none, and all of its nodes."""
-    try:
-        module = ast.parse(text)
-    except (SyntaxError, ValueError):
-        return None, []
-    return module, list(ast.walk(module))
-
-
-@dataclass(frozen=True)
-class Comment:
-    """A comment of a Python file, and whether it has its line to itself."""
-
-    line: int
-    text: str
-    alone: bool
-
-
-@lru_cache(maxsize=1024)
-def _comments(text: str) -> list[Comment]:
-    """Return a module's comments, none if it is no Python."""
-    try:
-        return [
-            Comment(one.start[0], one.string, not one.line[: one.start[1]].strip())
-            for one in tokenize.generate_tokens(io.StringIO(text).readline)
-            if one.type == tokenize.COMMENT
-        ]
-    except (tokenize.TokenError, SyntaxError):
-        return []
+_nodes = lru_cache(maxsize=1024)(sources.nodes)
+_comments = lru_cache(maxsize=1024)(sources.comments)
 
 
 @dataclass(frozen=True, order=True)
@@ -139,13 +114,14 @@ class Tree:
 
     def module(self, path: str) -> ast.Module | None:
         """Return a Python file's syntax tree, or None if it has none."""
-        return _parsed(self.text(path))[0]
+        first = next(iter(self.nodes(path)), None)
+        return first if isinstance(first, ast.Module) else None
 
     def nodes(self, path: str) -> list[ast.AST]:
         """Return every node of a Python file's syntax tree."""
-        return _parsed(self.text(path))[1]
+        return _nodes(self.text(path))
 
-    def comments(self, path: str) -> list[Comment]:
+    def comments(self, path: str) -> list[sources.Comment]:
         """Return every comment of a Python file."""
         return _comments(self.text(path))
 
@@ -171,31 +147,27 @@ class Tree:
             self._pages[path] = self.reader.read(path, self.text(path))
         return self._pages[path]
 
-    @cached_property
+    @property
     def reader(self) -> Reader:
         """The site's own Markdown parser."""
         return _reader(self.text(SITE))
 
-    @cached_property
+    @property
     def config(self) -> dict[str, Any]:
         """The site's configuration; an unreadable one is a `CatalogueError`."""
-        return read_configuration(SITE, self.text(SITE))
+        return read_configuration(self.text(SITE))
 
     @cached_property
-    def project(self) -> dict[str, Any]:
+    def project(self) -> Tables:
         """The tables of pyproject.toml; an unreadable one is a `CatalogueError`."""
-        try:
-            return tomllib.loads(self.text(PROJECT))
-        except tomllib.TOMLDecodeError as error:
-            raise CatalogueError(f"{PROJECT}:1: it is not TOML: {error}") from error
+        return read_project(self.text(PROJECT))
 
     def requirements(self, *extras: str) -> dict[str, Requirement]:
         """Return what is declared: what the snippets need, and what each extra adds."""
-        table = self.project.get("project", {})
-        optional = table.get("optional-dependencies", {})
-        texts = list(table.get("dependencies", []))
+        table = self.project.project
+        texts = list(table.dependencies)
         for extra in extras:
-            texts += optional.get(extra, [])
+            texts += table.extras[extra]
         declared = [self._declared(Requirement, text) for text in texts]
         return {canonicalize_name(one.name): one for one in declared}
 
@@ -210,13 +182,12 @@ class Tree:
     @property
     def pythons(self) -> SpecifierSet:
         """The versions of Python that the project is for."""
-        wanted = self.project.get("project", {}).get("requires-python", "")
-        return self._declared(SpecifierSet, wanted)
+        return self._declared(SpecifierSet, self.project.project.python)
 
     @property
     def extras(self) -> list[str]:
         """The names of the optional groups of dependencies."""
-        return list(self.project.get("project", {}).get("optional-dependencies", {}))
+        return list(self.project.project.extras)
 
     @cached_property
     def pins(self) -> dict[str, Version]:

@@ -6,6 +6,8 @@ import ast
 import re
 from typing import TYPE_CHECKING
 
+from catalogue import sources
+from catalogue.examples import OUTPUT
 from catalogue.guard.tree import Problem
 
 if TYPE_CHECKING:
@@ -13,7 +15,6 @@ if TYPE_CHECKING:
 
     from catalogue.guard.tree import Tree
 
-OUTPUT = "# >"
 GUARD = "__name__ == '__main__'"
 ENTRY = 'end it with `if __name__ == "__main__":` and a call of main()'
 
@@ -62,11 +63,7 @@ def _calls_main(module: ast.Module) -> bool:
     if not isinstance(last, ast.If) or ast.unparse(last.test) != GUARD:
         return False
     calls = [ast.unparse(node) for node in ast.walk(last) if isinstance(node, ast.Call)]
-    defined = {
-        node.name
-        for node in module.body
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    }
+    defined = {one.name for one in sources.functions(module.body)}
     return "main" in defined and "main()" in calls
 
 

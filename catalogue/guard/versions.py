@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from packaging.version import Version
 
 from catalogue.guard.commands import Continuous
+from catalogue.guard.configuration import PROJECT
 from catalogue.guard.docstrings import told
-from catalogue.guard.tree import PROJECT, Problem
+from catalogue.guard.tree import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from packaging.requirements import Requirement
+    from packaging.specifiers import SpecifierSet
 
     from catalogue.guard.page import Page
     from catalogue.guard.tree import Tree
@@ -62,16 +63,25 @@ def _used(tree: Tree) -> Iterator[tuple[str, Named]]:
     declared = tree.requirements(*tree.extras)
     for name, version in tree.pins.items():
         called = CALLED.get(name, name).lower().replace(" ", "-")
-        lowest = _lowest(declared[name]) if name in declared else None
+        lowest = _lowest(declared[name].specifier) if name in declared else None
         yield called, Named([str(version)], str(lowest or ""), name in declared)
-    text = "\n".join(tree.text(path) for path in tree.below(WORKFLOWS, ""))
     for image, name in SERVERS.items():
-        found = re.findall(rf"image: {image}:(\d+(?:\.\d+)*)", text)
+        form = rf"image: {image}:(\d+(?:\.\d+)*)"
+        found = re.findall(form, _workflows(tree))
         if found:
             yield from ((one, Named(found)) for one in {image, name.lower()})
-    pythons = re.findall(r"\b3\.\d+\b", "".join(re.findall(r"python.*:.*", text)))
-    versions = sorted(set(pythons), key=Version)
-    yield "python", Named(versions, versions[0] if versions else "")
+    pythons = _pythons(tree)
+    yield "python", Named(pythons, pythons[0] if pythons else "")
+
+
+def _pythons(tree: Tree) -> list[str]:
+    """Return the versions of Python that the workflows run, the lowest first."""
+    lines = "".join(re.findall(r"python.*:.*", _workflows(tree)))
+    return sorted(set(re.findall(r"\b3\.\d+\b", lines)), key=Version)
+
+
+def _workflows(tree: Tree) -> str:
+    return "\n".join(tree.text(path) for path in tree.below(WORKFLOWS, ""))
 
 
 def _named(
@@ -106,21 +116,25 @@ def _bounds(tree: Tree) -> Iterator[Problem]:
             message = f"{requirement.name} is not in {PINS}; run make lock"
             yield Problem(PROJECT, line, message)
             continue
-        lowest = _lowest(requirement)
+        lowest = _lowest(requirement.specifier)
         if lowest is None:
             message = f"{requirement.name} has no lowest version; write >= and the one"
             yield Problem(PROJECT, line, message)
         elif lowest > pinned or not requirement.specifier.contains(pinned):
             message = f"{requirement} is not {pinned}, which {PINS} pins; correct it"
             yield Problem(PROJECT, line, message)
-    if not tree.pythons:
+    lowest = _lowest(tree.pythons)
+    if lowest is None:
         yield Problem(PROJECT, 1, "requires-python is missing; declare the lowest")
+    elif str(lowest) not in _pythons(tree):
+        message = f"no job runs Python {lowest}, the lowest declared; let one run it"
+        yield Problem(PROJECT, tree.line_of(PROJECT, "requires-python"), message)
 
 
-def _lowest(requirement: Requirement) -> Version | None:
+def _lowest(specifier: SpecifierSet) -> Version | None:
     bounds = [
         Version(one.version.removesuffix(".*"))
-        for one in requirement.specifier
+        for one in specifier
         if one.operator in {">=", "==", "~="}
     ]
     return max(bounds, default=None)

@@ -1,8 +1,8 @@
 """Render notebooks as Markdown in the look of the site, and find what is wrong in them.
 
 Nothing is executed here: what is shown is what the file stores. Whether a cell still
-prints what is stored is for nbval to say; `python -m catalogue.notebooks --execute`
-refreshes what is stored.
+prints what is stored is for nbval to say; `python -m catalogue.notebooks` refreshes
+what is stored.
 """
 
 import ast
@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from catalogue import sources
 from catalogue.errors import CatalogueError
+from catalogue.strict import first_fault
 
 RAISES = "raises-exception"
 """The one tag a cell may carry: it is meant to raise."""
@@ -92,10 +93,8 @@ def read(root: Path, path: Path) -> Notebook:
     try:
         notebook = Notebook.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        message = f"{where or 'notebook'}: {first['msg']}"
-        raise _wrong(root, path, 1, message) from error
+        _, where, what = first_fault(error)
+        raise _wrong(root, path, 1, f"{where}: {what}") from error
     for cell in notebook.cells:
         cell.line = text[: text.find(f'"id": "{cell.id}"')].count("\n") + 1
     return notebook
@@ -262,7 +261,7 @@ def _defined_in_snippets(root: Path) -> dict[str, str]:
         for path in paths
         if not path.stem.endswith(("_usage", "_wiring"))
         for node in sources.parse(root, path.relative_to(root).as_posix()).body
-        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if isinstance(node, ast.ClassDef | sources.Function)
     }
 
 

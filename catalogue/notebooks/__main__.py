@@ -4,11 +4,10 @@ What differs from run to run without meaning (times, the interpreter's version, 
 frames of a traceback) is not stored: a second run leaves every byte as it is.
 """
 
-import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
@@ -16,6 +15,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from nbformat import NotebookNode
 
+from catalogue import sources
 from catalogue.errors import CatalogueError
 from catalogue.notebooks import discover, read
 from catalogue.patterns import ROOT
@@ -39,8 +39,8 @@ def execute(root: Path, path: Path) -> bool:
     takes longer than a minute, raises `CatalogueError`, and the file stays as it was.
     """
     lines = [cell.line for cell in read(root, path).cells]
-    before = path.read_text("utf-8")
-    notebook = _reads(before, 4)
+    name = path.relative_to(root).as_posix()
+    notebook = _reads(sources.read(root, name), 4)
     line = 1
 
     def begin(*, cell_index: int, **_: object) -> None:
@@ -61,20 +61,16 @@ def execute(root: Path, path: Path) -> bool:
     try:
         client.execute(env=os.environ | {"PYTHONPATH": str(root)})
     except CellExecutionError as error:
-        raise _failed(root, path, line, f"{error.ename}: {error.evalue}") from error
+        raise _failed(f"{name}:{line}", f"{error.ename}: {error.evalue}") from error
     except CellTimeoutError as error:
         message = f"the cell takes longer than {CELL_SECONDS} seconds"
-        raise _failed(root, path, line, message) from error
-    after = _stable(_writes(notebook))
-    if after == before:
-        return False
-    path.write_text(after, "utf-8")
-    return True
+        raise _failed(f"{name}:{line}", message) from error
+    return sources.write(root, name, _stable(_writes(notebook)))
 
 
-def _failed(root: Path, path: Path, line: int, message: str) -> CatalogueError:
+def _failed(place: str, message: str) -> CatalogueError:
     reason = message.partition("\n")[0]
-    return CatalogueError(f"{path.relative_to(root).as_posix()}:{line}: {reason}")
+    return CatalogueError(f"{place}: {reason}")
 
 
 def _stable(text: str) -> str:
@@ -89,15 +85,8 @@ def _stable(text: str) -> str:
     return json.dumps(notebook, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
 
 
-def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
+def main(root: Path = ROOT) -> int:
     """Execute every notebook; return 1 if one of them cannot be executed."""
-    parser = argparse.ArgumentParser(
-        prog="python -m catalogue.notebooks", description="Refresh stored outputs."
-    )
-    parser.add_argument(
-        "--execute", action="store_true", required=True, help="run all cells in place"
-    )
-    parser.parse_args(arguments)
     failed = 0
     for path in discover(root):
         try:

@@ -48,6 +48,21 @@ def test_a_test_that_cannot_fail_is_named(small: SmallTree, body: str) -> None:
             "before it asserts",
         ),
         (
+            "for call in x:\n        return\n    assert x",
+            "return",
+            "test_ring returns before it asserts",
+        ),
+        (
+            "with x:\n        return\n    assert x",
+            "return",
+            "test_ring returns before it asserts",
+        ),
+        (
+            "async def call():\n        assert x\n    await x",
+            "async def call",
+            "test_ring never calls call",
+        ),
+        (
             "try:\n        assert x\n    except AssertionError:\n        x()",
             "assert x",
             "an assertion that fails here passes",
@@ -119,6 +134,8 @@ def test_a_test_that_asserts_on_some_backends_only_is_named(
         "with pytest.raises(ValueError):\n        Forwarding(targets=1)",
         "assess(Forwarding())",
         "pytest.fail('ring')",
+        "def call():\n        assert ring()\n    ring(call)",
+        "@ring\n    def call():\n        assert ring()",
     ],
 )
 def test_a_test_that_asserts_by_itself_or_a_helper_is_none(

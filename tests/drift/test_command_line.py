@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import socket
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from watchdog.events import FileModifiedEvent
 
 from catalogue import record
 from catalogue.__main__ import main
 from catalogue.patterns import discover
+from catalogue.serve import Changes
 from tests.support.small_tree import (
     MATRIX,
     NAIVE,
@@ -38,12 +43,6 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tree(tmp_path: Path) -> Path:
     """Give a copy of the tree that the test may change."""
     return copy_tree(tmp_path)
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> SmallTree:
-    """Give a small catalogue without a fault."""
-    return SmallTree.at(tmp_path)
 
 
 def complaint(capsys: pytest.CaptureFixture[str]) -> str:
@@ -137,6 +136,25 @@ def spoil(path: Path, content: bytes | None) -> None:
         path.write_bytes(content)
 
 
+def test_a_source_that_cannot_be_rendered_does_not_end_the_serving(
+    small: SmallTree, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = Changes(small.root)
+    fragment = small.root / "build/fragments/telephony/call-forwarding/card.md"
+    for path in (PAGE, "requirements.txt"):
+        text = small.read(path)
+        spoil(small.root / path, None)
+        changes.dispatch(FileModifiedEvent(str(small.root / path)))
+        changes.render_when_changed()
+        assert complaint(capsys).startswith(f"{path}:1: ")
+        (small.root / path).rmdir()
+        small.write(path, text)
+        changes.dispatch(FileModifiedEvent(str(small.root / path)))
+        changes.render_when_changed()
+        assert capsys.readouterr().err == ""
+        fragment.unlink()
+
+
 def test_a_port_in_use_is_said_before_anything_is_tested(
     original: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -186,6 +204,24 @@ def test_patterns_are_listed_for_people_and_for_machines(
     listed = json.loads(capsys.readouterr().out)
     assert [entry["id"] for entry in listed] == ids
     assert {entry["state"] for entry in listed} == {"not verified"}
+
+
+@pytest.mark.parametrize("command", [["list"], ["list", "--json"]])
+def test_a_reader_that_leaves_early_is_no_fault(
+    original: Path, command: list[str]
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    run = subprocess.run(
+        [sys.executable, "-m", "catalogue", *command],
+        cwd=original,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writing)
+    assert run.stderr == ""
 
 
 def test_a_pattern_is_shown_with_its_files_and_its_proof(

@@ -81,6 +81,8 @@ def test_a_command_that_a_target_of_ci_runs_counts(small: SmallTree) -> None:
     assert small.problems() == []
     small.replace("Makefile", "test: check", "test:")
     small.names(README, "See `make check`", "no step of CI runs")
+    small.write("Makefile", small.read("Makefile") + "\ntest: check\n")
+    assert small.problems() == []
 
 
 def test_a_command_that_a_script_of_ci_runs_counts(small: SmallTree) -> None:
@@ -198,6 +200,7 @@ def test_an_upgrade_is_named_where_prose_lags_behind(small: SmallTree) -> None:
         ("pytest>=8", "pytest>=8,<9", "pytest>=8", "is not 9.2.0"),
         ("pydantic>=2.12", "ring>=1", '"ring', "is not in requirements.txt"),
         ('requires-python = ">=3.11"', "", "[project]", "requires-python is missing"),
+        ('">=3.11"', '">=3.9"', "requires-python", "no job runs Python 3.9"),
         ('">=3.11"', '"3.11"', "requires-python", "'3.11': Invalid specifier"),
         ("pydantic>=2.12", "pydantic>==", "dependencies", "'pydantic>==': Expected"),
     ],

@@ -56,7 +56,14 @@ def session(root: Path) -> SmallTree:
     small = SmallTree.at(root)
     machinery = [
         f"catalogue/{name}.py"
-        for name in ("__init__", "errors", "patterns", "plain_yaml", "sources")
+        for name in (
+            "__init__",
+            "errors",
+            "patterns",
+            "plain_yaml",
+            "sources",
+            "strict",
+        )
     ]
     for path in (
         *machinery,
@@ -379,3 +386,29 @@ def test_the_command_updates_and_says_so(tmp_path: Path) -> None:
     failed = run_in(tmp_path, "catalogue.examples")
     assert (failed.returncode, failed.stdout) == (1, "")
     assert failed.stderr.startswith(f"{USAGE}:9: the example raises LookupError")
+
+
+FULL = """
+import resource, runpy
+resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
+runpy.run_module("catalogue.examples", run_name="__main__")
+"""
+"""Runs the command where no file can be longer than 64 bytes, as on a full disk."""
+
+
+def test_a_file_that_cannot_be_written_is_left_as_it_was(tmp_path: Path) -> None:
+    small = session(tmp_path)
+    small.replace(USAGE, "    # > 1002\n", "")
+    before = small.read(USAGE)
+    failed = subprocess.run(
+        [sys.executable, "-c", FULL],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert failed.returncode == 1
+    assert failed.stderr.startswith(f"{USAGE}:1: cannot be used (File too large)")
+    assert len(failed.stderr.splitlines()) == 1
+    assert small.read(USAGE) == before

@@ -145,6 +145,8 @@ def test_a_string_that_looks_like_such_a_comment_is_none(small: SmallTree) -> No
         ('"--strict-markers"', '"--deselect=tests/a.py"', "--des", "leaves tests out"),
         ('"--strict-markers"', '"--ignore=tests/a"', "--ignore", "leaves tests out"),
         ('"--strict-markers"', '"-k", "not ring"', '"-k"', "-k leaves tests out"),
+        ("strict = true", "", "[tool.mypy]", "mypy is not strict"),
+        ("strict = true", "strict = false", "[tool.mypy]", "mypy is not strict"),
         ('["--strict-markers"]', '"-m fast"', "addopts", "-m leaves tests out"),
         *(
             ("[tool.mypy]", f"{setting}\n\n[tool.mypy]", setting, reason)
@@ -176,9 +178,19 @@ def test_an_option_that_leaves_something_out_is_named(
     small.names("pyproject.toml", at.rpartition("\n")[2], reason)
 
 
-@pytest.mark.parametrize("option", ["-k fast", "--deselect=tests/a.py", "-m fast"])
-def test_a_recipe_that_leaves_tests_out_is_named(small: SmallTree, option: str) -> None:
-    small.replace("Makefile", "-m pytest\n", f"-m pytest --ignore=a {option}\n")
+@pytest.mark.parametrize(
+    "option", ["-k fast", "--deselect=tests/a.py", "-m fast", "--ignore=tests/calls"]
+)
+@pytest.mark.parametrize("of_a_file", [False, True])
+def test_a_recipe_that_leaves_tests_out_is_named(
+    small: SmallTree, option: str, *, of_a_file: bool
+) -> None:
+    own = f"-m pytest --ignore=tests/drift/test_a.py {option}\n"
+    small.replace("Makefile", "-m pytest\n", own)
+    if of_a_file:
+        small.replace("Makefile", "test: check", "build/${bytes}.passed:")
+        stamped = "test: check build/${bytes}.passed\n\ncheck: ##"
+        small.replace("Makefile", "check: ##", stamped)
     word = option.partition(" ")[0]
     found = [str(one) for one in small.problems()]
     assert f"Makefile:{small.line('Makefile', word)}: {word} leaves tests out" in (

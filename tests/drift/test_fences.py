@@ -62,6 +62,7 @@ DISGUISED = {
     "an assertion in a paragraph": ("assert ringing == 3", "code typed as prose"),
     "a condition in a list": ("- if ringing: call.answer()", "code typed as prose"),
     "a deletion in a cell": ("|a|\n|-|\n|del ringing[0:1]|", "code typed as prose"),
+    "a typed constant in a paragraph": ("ringing: int = 3", "code typed as prose"),
     "a call in a paragraph": ('ringing.call("1001")', "code typed as prose"),
     "an await in a list": ("- await ringing.call(user)", "code typed as prose"),
     "a heading": ("## ringing = call()", "code typed as prose"),

@@ -283,9 +283,9 @@ def test_a_finding_goes_when_the_original_is_mended(tree: Path, words: str) -> N
 
 
 def test_a_changed_state_changes_the_printed_score(tree: Path) -> None:
-    before = matrix.fragments(tree, [], record.Record())["compare/summary.md"]
+    before = matrix.fragments(tree, [], {})["compare/summary.md"]
     edit(tree, "state: full", "state: partial", after="architecture-feature-structure")
-    after = matrix.fragments(tree, [], record.Record())["compare/summary.md"]
+    after = matrix.fragments(tree, [], {})["compare/summary.md"]
     assert "what 21 of 60 rows say" in before
     assert "35.0%" in before
     assert "what 20 of 60 rows say" in after
@@ -463,7 +463,14 @@ def test_a_missing_file_is_named(tree: Path) -> None:
 
 def complaints(tree: Path, known: record.Record) -> list[str]:
     """Return the problems, one a line."""
-    return [str(error) for error in matrix.problems(tree, discover(tree), known)]
+    compared = comparison.load(tree)
+    found = comparison.problems(compared, discover(tree), verified(tree, known))
+    return [str(error) for error in found]
+
+
+def verified(tree: Path, known: record.Record) -> dict[str, record.Verification]:
+    """Return what is known of the tree's patterns as they are."""
+    return record.verified(known, discover(tree))
 
 
 def recorded(tree: Path, **runs: tuple[list[str], list[str]]) -> record.Record:
@@ -493,7 +500,7 @@ def test_an_unknown_pattern_is_named_and_not_rendered(tree: Path) -> None:
     assert f"{SOURCE}:{line}: caching-decorators: there is no pattern" in found[0]
     for render in (matrix.fragments, matrix.to_json, matrix.to_csv):
         with pytest.raises(CatalogueError, match="no pattern 'caching/cashed'"):
-            render(tree, discover(tree), record.Record())
+            render(tree, discover(tree), {})
 
 
 @pytest.mark.parametrize(
@@ -580,7 +587,7 @@ def test_a_record_of_other_bytes_proves_nothing(tree: Path) -> None:
 
 def our_state_in_data(tree: Path, known: record.Record) -> str:
     """Return our state of the cache decorators, as matrix.json gives it."""
-    data = json.loads(matrix.to_json(tree, discover(tree), known))
+    data = json.loads(matrix.to_json(tree, discover(tree), verified(tree, known)))
     one = next(one for one in data["entries"] if one["id"] == "caching-decorators")
     return str(one["ours"]["state"])
 
@@ -608,7 +615,7 @@ def test_another_system_is_better_until_ours_is_verified(tree: Path) -> None:
 
 def test_the_summary_counts_and_lists_where_others_are_better(tree: Path) -> None:
     def summary(known: record.Record) -> BeautifulSoup:
-        found = matrix.fragments(tree, discover(tree), known)
+        found = matrix.fragments(tree, discover(tree), verified(tree, known))
         return BeautifulSoup(found["compare/summary.md"], "html.parser")
 
     edit(tree, "{planned: database/repository}", LINKED.partition("ours: ")[2])
@@ -641,7 +648,7 @@ EXTENSIONS = ["attr_list", "md_in_html", "tables", "pymdownx.snippets", "toc"]
 
 def page(tree: Path) -> BeautifulSoup:
     """Return the three fragments as the parser of the site renders them."""
-    found = matrix.fragments(tree, discover(tree), record.Record())
+    found = matrix.fragments(tree, discover(tree), {})
     return parsed("\n\n".join(found.values()))
 
 
@@ -763,7 +770,8 @@ def test_a_hostile_search_stays_text(tree: Path) -> None:
 
 def test_a_patterns_page_shows_its_own_entries(tree: Path) -> None:
     edit(tree, PLANNED, LINKED)
-    shown = matrix.rows_for(tree, PATTERN, recorded(tree, **{"": ([PROOF], [])}))
+    known = verified(tree, recorded(tree, **{"": ([PROOF], [])}))
+    shown = matrix_html.render_rows_for(comparison.load(tree), PATTERN, known)
     parsed = BeautifulSoup(shown, "html.parser")
     (row,) = parsed.select("tbody tr")
     (link,) = row.select("a")
@@ -775,7 +783,7 @@ def test_a_patterns_page_shows_its_own_entries(tree: Path) -> None:
 
 
 def test_a_pattern_without_entries_says_so(tree: Path) -> None:
-    shown = matrix.rows_for(tree, PATTERN, record.Record())
+    shown = matrix_html.render_rows_for(comparison.load(tree), PATTERN, {})
     assert "no entry that this pattern answers" in shown
 
 
@@ -793,7 +801,7 @@ def test_the_method_names_both_commits_and_how_old_they_are(tree: Path) -> None:
 
 def test_the_json_has_the_documented_fields(tree: Path) -> None:
     edit(tree, PLANNED, LINKED)
-    data = json.loads(matrix.to_json(tree, discover(tree), record.Record()))
+    data = json.loads(matrix.to_json(tree, discover(tree), {}))
     assert data.keys() == {"version", "systems", "original", "scores", "entries"}
     assert data["version"] == 1
     assert [one["id"] for one in data["entries"]] == [
@@ -833,7 +841,7 @@ def test_the_json_has_the_documented_fields(tree: Path) -> None:
 
 
 def test_the_json_scores_each_category_and_all_rows(tree: Path) -> None:
-    data = json.loads(matrix.to_json(tree, discover(tree), record.Record()))
+    data = json.loads(matrix.to_json(tree, discover(tree), {}))
     found = {one["category"]: one for one in data["scores"]}
     assert found.keys() == {*PUBLISHED, None}
     assert found[None]["accent"] == {
@@ -847,7 +855,7 @@ def test_the_json_scores_each_category_and_all_rows(tree: Path) -> None:
 
 def read_csv(tree: Path) -> list[dict[str, str]]:
     """Return the lines of the CSV as a reader of RFC 4180 sees them."""
-    text = matrix.to_csv(tree, discover(tree), record.Record())
+    text = matrix.to_csv(tree, discover(tree), {})
     return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
 
 
@@ -873,12 +881,11 @@ def test_a_spreadsheet_takes_nothing_for_a_formula(tree: Path, text: str) -> Non
 
 def test_rendering_twice_gives_the_same_bytes(tree: Path) -> None:
     def everything() -> list[str]:
-        known = record.Record()
         patterns = discover(tree)
         return [
-            *matrix.fragments(tree, patterns, known).values(),
-            matrix.to_json(tree, patterns, known),
-            matrix.to_csv(tree, patterns, known),
+            *matrix.fragments(tree, patterns, {}).values(),
+            matrix.to_json(tree, patterns, {}),
+            matrix.to_csv(tree, patterns, {}),
         ]
 
     assert everything() == everything()

@@ -296,9 +296,9 @@ def test_executing_twice_changes_nothing_the_second_time(
         code_cell("import asyncio\nawait asyncio.sleep(0)\nprint(CallLog.__name__)"),
         code_cell("raise ValueError('no')", tag="raises-exception"),
     )
-    assert main(["--execute"], root) == 0
+    assert main(root) == 0
     first = path.read_bytes()
-    assert main(["--execute"], root) == 0
+    assert main(root) == 0
     assert path.read_bytes() == first
     assert capsys.readouterr().out.split() == [
         "notebooks/01_start_here.ipynb:",
@@ -326,5 +326,5 @@ def test_a_cell_that_raises_is_named_and_the_file_left_alone(
         f"notebooks/01_start_here.ipynb:{line_of_cell(path, 3)}: ValueError: no line"
     )
     assert path.read_bytes() == before
-    assert main(["--execute"], root) == 1
+    assert main(root) == 1
     assert "ValueError: no line" in capsys.readouterr().err

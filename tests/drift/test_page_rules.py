@@ -123,11 +123,28 @@ def test_a_link_outside_the_site_that_leads_nowhere_is_named(
     small: SmallTree, path: str
 ) -> None:
     up = "../" * path.count("/")
-    fine = f"[a]({up}docs/) [b](https://example.org/) [c](#small) [d]({up}README.md#a)"
+    fine = (
+        f"[a]({up}docs/) [b](https://example.org/) [c](#small) [d]({up}README.md#small)"
+    )
     small.write(path, f"{small.read('README.md')}\n{fine}\n")
     assert small.problems() == []
-    small.write(path, f"{small.read(path)}\nSee [it](docs/gone.md).\n")
-    small.names(path, "See [it]", "the link docs/gone.md leads nowhere")
+    before = small.read(path)
+    for target, reason in (
+        ("docs/gone.md", "leads nowhere"),
+        ("../../../../../etc/hosts", "leads nowhere"),
+        ("/etc/hosts", "is not relative"),
+        ("#gone", "names no heading of that page"),
+        (f"{up}README.md#gone", "names no heading of that page"),
+        ("http://[gone", "is no address"),
+    ):
+        for form in (f"See [it]({target}).", f"See ![it]({target})."):
+            small.write(path, f"{before}\n{form}\n")
+            small.names(path, "See ", f"the link {target} {reason}")
+
+
+def test_an_address_on_a_page_that_is_none_is_named(small: SmallTree) -> None:
+    small.write(INDEX, f"{small.read(INDEX)}\n<a href='http://[gone'>x</a>\n")
+    small.names(INDEX, "http://[gone", "is no address")
 
 
 @pytest.mark.parametrize(

@@ -191,9 +191,7 @@ def test_the_steps_yield_a_page_and_touch_only_their_own_files(tmp_path: Path) -
         path.write_text(WRITTEN[template], "utf-8")
 
     assert "`make fix`" in found[3]
-    fixed = run_in(
-        tree, "catalogue.examples", place("snippets/<category>/<pattern>_usage.py")
-    )
+    fixed = run_in(tree, "catalogue.examples")
     assert fixed.returncode == 0, fixed.stdout + fixed.stderr
     assert (
         "# > Hello"

@@ -71,14 +71,28 @@ def run(tmp_path: Path) -> Run:
 
     def run(tests: str, *arguments: str) -> Pattern:
         (tmp_path / "tests/calls/test_dial.py").write_text(tests)
-        command = (sys.executable, "-m", "pytest", *arguments)
-        environment = {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-        subprocess.run(
-            command, cwd=tmp_path, env=environment, check=False, capture_output=True
-        )
+        session(tmp_path, *arguments)
         return find("calls/dial", tmp_path)
 
     return run
+
+
+def session(
+    root: Path, *arguments: str, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run pytest in a tree."""
+    return subprocess.run(
+        (sys.executable, "-m", "pytest", *arguments),
+        cwd=root,
+        env={
+            "PYTHONPATH": str(ROOT),
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+            **variables,
+        },
+        check=False,
+        capture_output=True,
+        text=True,
+    )
 
 
 def test_a_passed_run_is_recorded_with_what_its_tests_had_to_say(run: Run) -> None:
@@ -332,12 +346,62 @@ def test_only_what_is_not_proven_on_embedded_backends_is_run_again(
     assert "1 passed" in capfd.readouterr().out
 
 
+def test_what_fails_on_a_real_backend_alone_is_not_run_again_on_the_embedded_one(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    tests = ON_A_DATABASE + "    assert database_backend == 'sqlite'\n"
+    run(tests)
+    root = run(tests, "--backends", "real").root
+    assert main(["prove"], root) == 0
+    assert "passed" not in capfd.readouterr().out
+    run(ON_A_DATABASE + "    assert database_backend == 'postgresql'\n")
+    assert main(["prove"], root) == 1
+    assert "1 failed" in capfd.readouterr().out
+
+
 def test_a_new_run_after_a_change_forgets_the_runs_before_it(run: Run) -> None:
     run(ON_A_DATABASE, "--backends", "all")
     pattern = run(ON_A_DATABASE + "\n")
     known = record.load(pattern.root).valid(pattern)
     assert known is not None
     assert set(known.runs) == {"sqlite"}
+
+
+def test_a_machine_without_git_records_what_passed(run: Run) -> None:
+    root = run(PASSES, "--no-record").root
+    (root / "no programs").mkdir()
+    assert session(root, PATH=str(root / "no programs")).returncode == 0
+    known = record.load(root).patterns["calls/dial"]
+    assert (known.state, known.runs[""].commit) == ("proven", "no commit")
+
+
+def test_a_file_of_no_python_that_no_test_imports_does_not_end_the_run(
+    run: Run,
+) -> None:
+    root = run(PASSES, "--no-record").root
+    (root / "snippets/calls/dial_wiring.py").write_text("def :\n")
+    assert session(root).returncode == 0
+    assert record.load(root).patterns["calls/dial"].passed
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [(record.PATH, b"{"), ("snippets/calls/number.py", b"# \xe9\n")],
+)
+def test_a_file_that_cannot_be_read_stops_the_run_before_a_test_with_one_line(
+    run: Run, path: str, content: bytes
+) -> None:
+    root = run("import pathlib\ndef test_a():\n    pathlib.Path('ran').touch()\n").root
+    (root / "ran").unlink()
+    (root / path).write_bytes(content)
+    stopped = session(root)
+    assert stopped.returncode == pytest.ExitCode.USAGE_ERROR
+    assert [line for line in stopped.stderr.splitlines() if line] == [
+        line for line in stopped.stderr.splitlines() if f"{path}:1: " in line
+    ]
+    assert not (root / "ran").exists()
+    assert "INTERNALERROR" not in stopped.stdout
 
 
 @pytest.mark.parametrize(
