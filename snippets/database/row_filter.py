@@ -6,14 +6,14 @@ write reads or merges into are narrowed. Refused are `sa.join()` and `orm.join()
 classes, a SELECT among rows of values, a write within a statement, text with an OR, and
 a table's double such as `sa.table()`. Not narrowed are queries in text, a bare table in
 a query of classes, that of a `secondary`, a view, or joined inheritance, an expression
-that a flush sends or `with_expression` gives, a class without the mixin, and what goes
-through `session.connection()`. A parameter named as one in the condition replaces it.
+that a flush sends or `with_expression` gives, a class without the mixin, the session's
+bulk methods such as `bulk_update_mappings`, and what goes through its `connection()`. A
+parameter named as one in the condition replaces it.
 
 Source: https://docs.sqlalchemy.org/en/21/orm/session_events.html#do-orm-execute-global-criteria
 """
 
 from collections.abc import Callable, Collection, Mapping
-from itertools import chain
 from typing import Any, Self, TypeAlias
 
 import sqlalchemy as sa
@@ -133,7 +133,7 @@ def shares_name(part: object, tables: Collection[sa.Table]) -> bool:
     how = "fullname" if isinstance(table, sa.Table) else "name"
     taken = {getattr(each, how).casefold() for each in tables}
     same = getattr(table, how).casefold() in taken and not isinstance(part, Annotated)
-    mappers = chain(*(each.mappers for each in _all_registries()))
+    mappers = (each for registry in _all_registries() for each in registry.mappers)
     return same and not any(each.local_table is table for each in mappers)
 
 

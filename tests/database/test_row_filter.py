@@ -606,7 +606,12 @@ async def test_what_a_filter_cannot_reach_is_what_the_module_says(
         query = select(Counted).options(with_expression(Counted.calls, number))
         assert (await session.scalars(query)).one().calls == 3
         connection = await session.connection()
-        assert len((await connection.execute(select(CALLS))).all()) == 3
+        keys = (await connection.scalars(select(CALLS.c.id))).all()
+        assert len(keys) == 3
+        rows = [{"id": key, "seconds": 9} for key in keys]
+        await session.run_sync(lambda it: it.bulk_update_mappings(Call, rows))
+        changed = await connection.scalars(select(CALLS.c.seconds))
+        assert changed.all() == [9, 9, 9]
 
 
 async def test_a_parameter_replaces_one_of_the_condition_that_has_its_name(
