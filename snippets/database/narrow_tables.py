@@ -124,14 +124,14 @@ class _Narrowing:
         return element if isinstance(element, sa.Table | sa.Column) else None
 
     def _replace(self, element: Element, **_: object) -> Element:
-        table = element.table if isinstance(element, sa.Column) else element
+        table: Element = element.table if isinstance(element, sa.Column) else element
+        table = getattr(table, "__dict__", {}).get("_is_clone_of", table)  # as columns
         if (base := table_of(table)) not in self.tables or hash(table) in self.kept:
             return None
-        if table not in self.remaining:
+        if (rest := self.remaining.get(table)) is None:
             rows = sa.select(base).where(self.condition(base.c))
-            self.remaining[table] = rows.subquery(table.name)
-        rest = self.remaining[table]
-        return rest if table is element else rest.c[element.key]
+            rest = self.remaining[table] = rows.subquery(table.name)
+        return rest.c[element.key] if isinstance(element, sa.Column) else rest
 
 
 def _sides(table: Element) -> Iterator[Element]:

@@ -71,6 +71,15 @@ async def connection(database_url: str) -> AsyncIterator[AsyncConnection]:
 QUERIES: dict[str, sa.Select[Any] | sa.CompoundSelect[Any]] = {
     "table": select(USERS.c.name),
     "alias": select(OTHER.c.name),
+    "FROM an alias": select(OTHER.c.name).select_from(OTHER),
+    "join of an alias": select(OTHER.c.name).join(CALLS, CALLS.c.user_id == OTHER.c.id),
+    "join to an alias": select(OTHER.c.name).join_from(CALLS, OTHER),
+    "alias beside its table": select(OTHER.c.name).join_from(
+        USERS, OTHER, OTHER.c.id == USERS.c.id
+    ),
+    "two aliases of one name": select(USERS.alias("u").c.name).where(
+        select(USERS.alias("u").c.id).exists()
+    ),
     "subquery": select(select(USERS).subquery().c.name),
     "CTE": select(select(USERS).cte().c.name),
     "join": select(USERS.c.name).select_from(sa.join(CALLS, USERS)),
