@@ -3,9 +3,9 @@
 Subqueries, CTEs and joins are narrowed, and what a write reads, changes or merges into.
 An outer join keeps the row whose partner is hidden. Mapped classes are left to
 `with_loader_criteria`, but for those that an UPDATE or DELETE reads beside its own.
-Refused are joins written with classes, a SELECT among rows of values, a write within a
-statement, and text with an OR, which the condition would come behind. Not narrowed are
-queries in text, a table's double, and in a query a table beside its class.
+Refused are joins written with classes, their full joins, a SELECT among rows of values,
+a write within a statement, and text with an OR, which the condition would come behind.
+Not narrowed are text, a table's double, and in a query a table beside its class.
 """
 
 import re
@@ -23,7 +23,7 @@ from sqlalchemy.util import immutabledict
 Element: TypeAlias = Any
 Tables: TypeAlias = Collection[Element]
 Condition: TypeAlias = Callable[[Element], sa.ColumnElement[bool]]
-REFUSED = "not narrowed: use Select.join() and or_(), nest no write"
+REFUSED = "not narrowed: use Select.join(), not in full, and or_(), nest no write"
 OR = re.compile(r"\bor\b", re.IGNORECASE)
 
 
@@ -67,13 +67,14 @@ def refuse_parts(whole: Element, tables: Tables) -> None:
     """Raise `InvalidRequestError` for a join of classes, a nested write, OR in text."""
     for part in visitors.iterate(whole):
         is_text = isinstance(part, sa.TextClause) or vars(part).get("is_literal")
+        bad = OR.search(str(part)) if is_text else isinstance(part, sa.UpdateBase)
+        refused = bool(bad) and part is not whole
         # A mapper's own join, of inheritance, is annotated itself or has bare sides.
         if isinstance(part, sa.Join) and not isinstance(part, Annotated):
             refused = any(isinstance(side, Annotated) for side in _sides(part))
-        else:
-            bad = OR.search(str(part)) if is_text else isinstance(part, sa.UpdateBase)
-            refused = bool(bad) and part is not whole
         reads = visitors.iterate(whole if is_text else part)
+        if any(how["full"] for *_, how in vars(part).get("_setup_joins", ())):
+            refused, reads = True, filter(lambda it: isinstance(it, Annotated), reads)
         if refused and any(table_of(each) in tables for each in reads):
             raise InvalidRequestError(REFUSED)
 
@@ -144,7 +145,6 @@ def _in_rows(statement: Element, given: object) -> Iterator[object]:
     """Yield the tables of all queries that stand among rows of values."""
     rows = [*chain(*vars(statement).get("_multi_values", ()))]
     rows += given if isinstance(given, list) else [given or ()]
-    for row in rows:
-        for value in row.values() if isinstance(row, Mapping) else row:
-            if isinstance(value, sa.ClauseElement):
-                yield from visitors.iterate(value)
+    values = chain(*(row.values() if isinstance(row, Mapping) else row for row in rows))
+    parts = (value for value in values if isinstance(value, sa.ClauseElement))
+    yield from chain(*map(visitors.iterate, parts))

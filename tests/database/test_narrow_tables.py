@@ -113,6 +113,16 @@ async def test_a_query_finds_no_hidden_row_by_whatever_way(
 OUTER = select(CALLS.c.id, USERS.c.name).outerjoin(USERS).order_by(CALLS.c.id)
 
 
+async def test_a_full_join_of_tables_has_no_hidden_row_on_either_side(
+    connection: AsyncConnection,
+) -> None:
+    query = select(OTHER.c.name, USERS.c.name).join_from(
+        USERS, OTHER, OTHER.c.id == USERS.c.id + 1, full=True
+    )
+    rows = await connection.execute(narrowed(query))
+    assert {tuple(row) for row in rows} == {("Ada", None), (None, "Ada")}
+
+
 async def test_an_outer_join_keeps_the_row_whose_partner_is_hidden(
     connection: AsyncConnection,
 ) -> None:

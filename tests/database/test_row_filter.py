@@ -373,6 +373,33 @@ async def test_a_join_that_was_made_with_classes_is_refused(
         assert await session.scalar(query, execution_options={"closed": "too"}) == 3
 
 
+FULL_JOINS: dict[str, Callable[[], sa.Select[Any]]] = {
+    "of a class": lambda: select(Call.id).join(Tenant, full=True),
+    "to an alias": lambda: select(ALIAS.id).join_from(
+        Tenant, ALIAS, ALIAS.tenant_id == Tenant.id, full=True
+    ),
+    "outer": lambda: select(Tenant.id).outerjoin(Call, full=True),
+    "to a subquery": lambda: select(Call.id).join(
+        it := select(Note.id).subquery(), it.c.id == Call.id, full=True
+    ),
+    "in a subquery": lambda: select(
+        select(Call.id).join(Tenant, full=True).subquery().c.id
+    ),
+}
+
+
+@pytest.mark.parametrize("way", FULL_JOINS)
+async def test_a_full_join_of_classes_which_would_show_hidden_rows_is_refused(
+    sessions: Sessions, way: str
+) -> None:
+    query = FULL_JOINS[way]()
+    async with sessions() as session:
+        with pytest.raises(InvalidRequestError, match="not in full"):
+            await session.execute(query)
+        found = await session.scalars(query, execution_options={"closed": "too"})
+        assert 2 in found.all()
+
+
 async def test_every_filter_narrows_what_a_write_reads(sessions: Sessions) -> None:
     found = []
     async with sessions() as session:
