@@ -3,9 +3,9 @@
 Subqueries, CTEs and joins are narrowed, and what a write reads, changes or merges into.
 An outer join keeps the row whose partner is hidden. Mapped classes are left to
 `with_loader_criteria`, but for those that an UPDATE or DELETE reads beside its own.
-Refused are joins written with classes, their full joins, a SELECT among rows of values,
-a write within a statement, and text with an OR, which the condition would come behind.
-Not narrowed are text, a table's double, and in a query a table beside its class.
+Refused are joins written with classes, their full joins, a SELECT among rows of values
+or in the FROM of a write, a write within a statement, and text with an OR, behind which
+the condition would come. Text, a double, and a table beside its class are not narrowed.
 """
 
 import re
@@ -24,6 +24,8 @@ Element: TypeAlias = Any
 Tables: TypeAlias = Collection[Element]
 Condition: TypeAlias = Callable[[Element], sa.ColumnElement[bool]]
 REFUSED = "not narrowed: use Select.join(), not in full, and or_(), nest no write"
+QUERIES = sa.Subquery | sa.CTE | sa.Lateral
+_sides: Callable[[Element], Iterator[Element]] = util.surface_selectables  # of a join
 OR = re.compile(r"\bor\b", re.IGNORECASE)
 
 
@@ -43,13 +45,17 @@ def narrow_tables(
     if isinstance(statement, sa.Update | sa.Delete):
         target = statement.table
         surface = chain(*map(util.surface_expressions, statement.get_children()))
-        beside = [part.table for part in surface if isinstance(part, sa.Column)]
+        beside = [getattr(part, "table", target) for part in surface]
         for table in dict.fromkeys([target, *beside]):
             of_class = table is target and isinstance(target, Annotated)
-            if table_of(table) in tables and not of_class:
+            if (base := table_of(table)) in tables and not of_class:
                 statement = statement.where(condition(table.c))
-            elif table_of(table) in tables and isinstance(table, sa.Alias):
+            elif base in tables and isinstance(table, sa.Alias):
                 raise InvalidRequestError("not narrowed: write to no alias of a class")
+            query = visitors.iterate(base) if isinstance(base, QUERIES) else ()
+            bare = (each for each in query if not isinstance(each, Annotated))
+            if any(table_of(each) in tables for each in bare):
+                raise InvalidRequestError("not narrowed: use IN or EXISTS in a write")
     if nested or any("update_whereclause" in vars(part) for part in parts):
         return _Narrowing(statement, tables, condition).narrow()
     return statement
@@ -133,12 +139,6 @@ class _Narrowing:
             rows = sa.select(base).where(self.condition(base.c))
             rest = self.remaining[table] = rows.subquery(table.name)
         return rest.c[element.key] if isinstance(element, sa.Column) else rest
-
-
-def _sides(table: Element) -> Iterator[Element]:
-    yield table
-    if isinstance(table, sa.Join):
-        yield from (*_sides(table.left), *_sides(table.right))
 
 
 def _in_rows(statement: Element, given: object) -> Iterator[object]:

@@ -156,6 +156,46 @@ async def test_an_update_reads_no_hidden_row(
     assert [*await connection.scalars(callers)] == ["Ada", None]
 
 
+HIDDEN = select(USERS.c.id.label("id")).where(USERS.c.id == 2)
+BESIDE: dict[str, Callable[[], sa.Update | sa.Delete]] = {
+    "a subquery": lambda: (
+        sa.update(CALLS)
+        .where(CALLS.c.user_id == HIDDEN.subquery().c.id)
+        .values(caller="seen")
+    ),
+    "a CTE": lambda: (
+        sa.update(CALLS)
+        .where(CALLS.c.user_id == HIDDEN.cte().c.id)
+        .values(caller="seen")
+    ),
+    "an alias of a subquery": lambda: (
+        sa.update(CALLS)
+        .where(CALLS.c.user_id == HIDDEN.subquery().alias().c.id)
+        .values(caller="seen")
+    ),
+    "a subquery that is deleted by": lambda: sa.delete(CALLS).where(
+        CALLS.c.user_id == HIDDEN.subquery().c.id
+    ),
+}
+
+
+@pytest.mark.parametrize("way", BESIDE)
+def test_a_query_that_a_write_reads_from_is_refused(way: str) -> None:
+    with pytest.raises(InvalidRequestError, match="use IN or EXISTS"):
+        narrowed(BESIDE[way]())
+
+
+async def test_a_write_in_which_a_query_is_asked_reads_no_hidden_row(
+    connection: AsyncConnection,
+) -> None:
+    ids = HIDDEN.subquery().c.id
+    for found in (CALLS.c.user_id.in_(HIDDEN), CALLS.c.user_id.in_(select(ids))):
+        update = sa.update(CALLS).where(found).values(caller="seen")
+        await connection.execute(narrowed(update))
+    callers = select(CALLS.c.caller).order_by(CALLS.c.id)
+    assert [*await connection.scalars(callers)] == [None, None]
+
+
 async def test_an_insert_reads_no_hidden_row(connection: AsyncConnection) -> None:
     for n in (1, 2):
         name = select(USERS.c.name).where(USERS.c.id == n).scalar_subquery()
