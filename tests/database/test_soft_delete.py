@@ -251,6 +251,8 @@ async def test_a_row_whose_mark_is_not_loaded_is_looked_up(
         assert await session.get(User, 1) is user
         session.expunge(user)
         user = (await session.scalars(query)).one()
+        deleted = await session.get(User, 1, execution_options=only_deleted)
+        assert deleted is None
         await session.commit()
         await _delete(platform, 1)
         assert await session.get(User, 1) is None
