@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -110,6 +110,20 @@ async def test_an_entry_tells_who_when_for_whom_and_what(
     assert (entry.actor, entry.tenant, entry.request_id) == ("ada", "acme", "r-1")
     assert (entry.action, entry.table_name) == ("update", "users")
     assert (entry.row_key, entry.changed) == ("[100]", {"desk": ["1.01", "2"]})
+
+
+async def test_a_clock_elsewhere_in_the_world_is_stored_as_utc(
+    engine: AsyncEngine, database_url: str
+) -> None:
+    there = NOON.astimezone(timezone(timedelta(hours=9)))
+    other, sessions = create_engine_and_sessions(database_url)
+    install_audit_log(sessions, clock=lambda: there)
+    with set_actor("ada"):
+        async with session_scope(sessions) as session:
+            await by_instance(session)
+    await other.dispose()
+    [entry] = await entries(engine)
+    assert entry.at.replace(tzinfo=UTC) == NOON
 
 
 @pytest.mark.parametrize("write", WRITES)
