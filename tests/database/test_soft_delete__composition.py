@@ -323,6 +323,9 @@ async def test_a_repository_of_a_session_that_sees_deleted_rows_lists_them(
     async with session_scope(sessions) as session:
         with set_actor("deleter"):
             await soft_delete(session, User, 1)
+        users = BaseRepository(User, session)
+        assert await users.get(1, include_deleted=True) is None
+        assert await users.count(include_deleted=True) == 1
     async with sessions(execution_options=include_deleted) as session:
         users = BaseRepository(User, session)
         assert await users.get(1, include_deleted=True) is not None
