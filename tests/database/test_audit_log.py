@@ -314,6 +314,27 @@ async def test_no_entry_takes_the_place_of_another(
     assert entry.actor == "ada"
 
 
+async def test_an_id_is_not_given_again_after_the_owner_has_erased_its_entry(
+    engine: AsyncEngine, sessions: Sessions
+) -> None:
+    with set_actor("ada"):
+        async with session_scope(sessions) as session:
+            await by_instance(session)
+    [erased] = await entries(engine)
+    drop = {
+        "sqlite": "DROP TRIGGER audit_entries_delete",
+        "postgresql": "DROP TRIGGER audit_entries_append_only ON audit_entries",
+    }
+    async with engine.begin() as connection:
+        await connection.exec_driver_sql(drop[engine.dialect.name])
+        await connection.execute(sa.delete(ENTRIES))
+    with set_actor("ada"):
+        async with session_scope(sessions) as session:
+            (await session.get_one(User, 100)).desk = "3"
+    [entry] = await entries(engine)
+    assert entry.id > erased.id
+
+
 @pytest.mark.backends("postgresql")
 async def test_the_log_cannot_be_truncated(engine: AsyncEngine) -> None:
     with pytest.raises(DBAPIError, match="append-only"):
