@@ -3,9 +3,9 @@
 Subqueries, CTEs and joins are narrowed, and what a write reads, changes or merges into.
 An outer join keeps the row whose partner is hidden. Mapped classes are left to
 `with_loader_criteria`, but for those that an UPDATE or DELETE reads beside its own.
-Refused are joins written with classes, their full joins, a SELECT among rows of values
-or in the FROM of a write, a write within a statement, and text with an OR, behind which
-the condition would come. Text, a double, and a table beside its class are not narrowed.
+Refused are `sa.join()`, `sa.alias()` and full joins of classes, a SELECT among rows of
+values or in the FROM of a write, a write within a statement, and text with an OR, which
+the condition would follow. Text, a double, a table beside its class are not narrowed.
 """
 
 import re
@@ -23,8 +23,8 @@ from sqlalchemy.util import immutabledict
 Element: TypeAlias = Any
 Tables: TypeAlias = Collection[Element]
 Condition: TypeAlias = Callable[[Element], sa.ColumnElement[bool]]
-REFUSED = "not narrowed: use Select.join(), not in full, and or_(), nest no write"
-QUERIES = sa.Subquery | sa.CTE | sa.Lateral
+REFUSED = "not narrowed: use Select.join(), not in full, aliased, or_(); nest no write"
+QUERIES, MADE = sa.Subquery | sa.CTE | sa.Lateral, sa.Join | sa.Alias | sa.TableSample
 _sides: Callable[[Element], Iterator[Element]] = util.surface_selectables  # of a join
 OR = re.compile(r"\bor\b", re.IGNORECASE)
 
@@ -34,8 +34,7 @@ def narrow_tables(
 ) -> Element:
     """Return the statement with the condition, or itself if there is nothing to add.
 
-    `condition` takes the columns of a table, its `c`; `given` are the parameters.
-    Raises `InvalidRequestError` for what is refused.
+    Takes a condition on a table's `c`, and parameters. Raises `InvalidRequestError`.
     """
     parts = [*visitors.iterate(statement)]
     refuse_parts(statement, tables)
@@ -76,8 +75,9 @@ def refuse_parts(whole: Element, tables: Tables) -> None:
         bad = OR.search(str(part)) if is_text else isinstance(part, sa.UpdateBase)
         refused = bool(bad) and part is not whole
         # A mapper's own join, of inheritance, is annotated itself or has bare sides.
-        if isinstance(part, sa.Join) and not isinstance(part, Annotated):
-            refused = any(isinstance(side, Annotated) for side in _sides(part))
+        if isinstance(part, MADE) and not isinstance(part, Annotated):
+            sides = _sides(getattr(part, "element", part))
+            refused = any(isinstance(side, Annotated) for side in sides)
         reads = visitors.iterate(whole if is_text else part)
         if any(how["full"] for *_, how in vars(part).get("_setup_joins", ())):
             refused, reads = True, filter(lambda it: isinstance(it, Annotated), reads)

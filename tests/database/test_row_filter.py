@@ -373,6 +373,22 @@ async def test_a_join_that_was_made_with_classes_is_refused(
         assert await session.scalar(query, execution_options={"closed": "too"}) == 3
 
 
+@pytest.mark.parametrize("make", [sa.alias, sa.tablesample])
+async def test_an_alias_that_was_not_made_as_one_of_a_class_is_refused(
+    sessions: Sessions, make: Callable[..., sa.FromClause]
+) -> None:
+    copy = make(Call, **({"sampling": 100} if make is sa.tablesample else {}))
+    async with sessions() as session:
+        for query in (
+            select(copy),
+            select(select(copy.c.id).subquery()),
+            select(Tenant.id).join(copy, copy.c.tenant_id == Tenant.id),
+            select(Tenant.id).where(select(copy.c.id).exists()),
+        ):
+            with pytest.raises(InvalidRequestError, match="aliased"):
+                await session.execute(query)
+
+
 FULL_JOINS: dict[str, Callable[[], sa.Select[Any]]] = {
     "of a class": lambda: select(Call.id).join(Tenant, full=True),
     "to an alias": lambda: select(ALIAS.id).join_from(
