@@ -56,7 +56,7 @@ class AppendOnlyError(InvalidRequestError):
 
 
 class AuditBase(orm.DeclarativeBase):
-    """What the log's table belongs to; migrations take its `metadata` in addition."""
+    """What the log's table belongs to; for migrations, copy it beside the models'."""
 
 
 class AuditEntry(AuditBase):

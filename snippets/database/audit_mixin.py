@@ -137,7 +137,7 @@ def _if_changed(old: Values, values: Values, stamps: Values) -> Values:
 
 
 def _differs(column: sa.Column[Any], new: object) -> sa.ColumnElement[bool]:
-    if isinstance(column.type, sa.JSON):
+    if isinstance(getattr(column.type, "impl_instance", column.type), sa.JSON):
         return sa.true()  # PostgreSQL cannot compare two values of type json
     if isinstance(new, sa.BindParameter):
         new = sa.literal(new.effective_value, column.type)

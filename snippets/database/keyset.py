@@ -24,7 +24,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 from snippets.database.filters import Condition, FieldError, field
 
 ORDERED = (str, int, float, Decimal, date, time, timedelta, UUID, Enum)
-"""What databases order alike and JSON can hold, unlike bytes, JSON and arrays."""
+"""What has an order and a form in JSON, unlike bytes, JSON and arrays."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,9 @@
 Subqueries, CTEs and joins are narrowed, and what a write reads, changes or merges into.
 An outer join keeps the row whose partner is hidden. Mapped classes are left to
 `with_loader_criteria`, but for those that an UPDATE or DELETE reads beside its own.
-Refused are joins written with classes, a SELECT among rows of values, a write within a
-statement, and text with an OR, which the condition would come behind. Not narrowed are
-queries in text, a table's double, and in a query a table beside its class.
+Refused are `sa.join()`, `sa.alias()` and full joins of classes, a SELECT among rows of
+values or in the FROM of a write, a write within a statement, and text with an OR, which
+the condition would follow. Text, a double, a table beside its class are not narrowed.
 """
 
 import re
@@ -23,7 +23,9 @@ from sqlalchemy.util import immutabledict
 Element: TypeAlias = Any
 Tables: TypeAlias = Collection[Element]
 Condition: TypeAlias = Callable[[Element], sa.ColumnElement[bool]]
-REFUSED = "not narrowed: use Select.join() and or_(), nest no write"
+REFUSED = "not narrowed: use Select.join(), not in full, aliased, or_(); nest no write"
+QUERIES, MADE = sa.Subquery | sa.CTE | sa.Lateral, sa.Join | sa.Alias | sa.TableSample
+_sides: Callable[[Element], Iterator[Element]] = util.surface_selectables  # of a join
 OR = re.compile(r"\bor\b", re.IGNORECASE)
 
 
@@ -32,8 +34,7 @@ def narrow_tables(
 ) -> Element:
     """Return the statement with the condition, or itself if there is nothing to add.
 
-    `condition` takes the columns of a table, its `c`; `given` are the parameters.
-    Raises `InvalidRequestError` for what is refused.
+    Takes a condition on a table's `c`, and parameters. Raises `InvalidRequestError`.
     """
     parts = [*visitors.iterate(statement)]
     refuse_parts(statement, tables)
@@ -43,13 +44,17 @@ def narrow_tables(
     if isinstance(statement, sa.Update | sa.Delete):
         target = statement.table
         surface = chain(*map(util.surface_expressions, statement.get_children()))
-        beside = [part.table for part in surface if isinstance(part, sa.Column)]
+        beside = [getattr(part, "table", target) for part in surface]
         for table in dict.fromkeys([target, *beside]):
             of_class = table is target and isinstance(target, Annotated)
-            if table_of(table) in tables and not of_class:
+            if (base := table_of(table)) in tables and not of_class:
                 statement = statement.where(condition(table.c))
-            elif table_of(table) in tables and isinstance(table, sa.Alias):
+            elif base in tables and isinstance(table, sa.Alias):
                 raise InvalidRequestError("not narrowed: write to no alias of a class")
+            query = visitors.iterate(base) if isinstance(base, QUERIES) else ()
+            bare = (each for each in query if not isinstance(each, Annotated))
+            if any(table_of(each) in tables for each in bare):
+                raise InvalidRequestError("not narrowed: use IN or EXISTS in a write")
     if nested or any("update_whereclause" in vars(part) for part in parts):
         return _Narrowing(statement, tables, condition).narrow()
     return statement
@@ -67,13 +72,15 @@ def refuse_parts(whole: Element, tables: Tables) -> None:
     """Raise `InvalidRequestError` for a join of classes, a nested write, OR in text."""
     for part in visitors.iterate(whole):
         is_text = isinstance(part, sa.TextClause) or vars(part).get("is_literal")
+        bad = OR.search(str(part)) if is_text else isinstance(part, sa.UpdateBase)
+        refused = bool(bad) and part is not whole
         # A mapper's own join, of inheritance, is annotated itself or has bare sides.
-        if isinstance(part, sa.Join) and not isinstance(part, Annotated):
-            refused = any(isinstance(side, Annotated) for side in _sides(part))
-        else:
-            bad = OR.search(str(part)) if is_text else isinstance(part, sa.UpdateBase)
-            refused = bool(bad) and part is not whole
+        if isinstance(part, MADE) and not isinstance(part, Annotated):
+            sides = _sides(getattr(part, "element", part))
+            refused = any(isinstance(side, Annotated) for side in sides)
         reads = visitors.iterate(whole if is_text else part)
+        if any(how["full"] for *_, how in vars(part).get("_setup_joins", ())):
+            refused, reads = True, filter(lambda it: isinstance(it, Annotated), reads)
         if refused and any(table_of(each) in tables for each in reads):
             raise InvalidRequestError(REFUSED)
 
@@ -124,27 +131,20 @@ class _Narrowing:
         return element if isinstance(element, sa.Table | sa.Column) else None
 
     def _replace(self, element: Element, **_: object) -> Element:
-        table = element.table if isinstance(element, sa.Column) else element
+        table: Element = element.table if isinstance(element, sa.Column) else element
+        table = getattr(table, "__dict__", {}).get("_is_clone_of", table)  # as columns
         if (base := table_of(table)) not in self.tables or hash(table) in self.kept:
             return None
-        if table not in self.remaining:
+        if (rest := self.remaining.get(table)) is None:
             rows = sa.select(base).where(self.condition(base.c))
-            self.remaining[table] = rows.subquery(table.name)
-        rest = self.remaining[table]
-        return rest if table is element else rest.c[element.key]
-
-
-def _sides(table: Element) -> Iterator[Element]:
-    yield table
-    if isinstance(table, sa.Join):
-        yield from (*_sides(table.left), *_sides(table.right))
+            rest = self.remaining[table] = rows.subquery(table.name)
+        return rest.c[element.key] if isinstance(element, sa.Column) else rest
 
 
 def _in_rows(statement: Element, given: object) -> Iterator[object]:
     """Yield the tables of all queries that stand among rows of values."""
     rows = [*chain(*vars(statement).get("_multi_values", ()))]
     rows += given if isinstance(given, list) else [given or ()]
-    for row in rows:
-        for value in row.values() if isinstance(row, Mapping) else row:
-            if isinstance(value, sa.ClauseElement):
-                yield from visitors.iterate(value)
+    values = chain(*(row.values() if isinstance(row, Mapping) else row for row in rows))
+    parts = (value for value in values if isinstance(value, sa.ClauseElement))
+    yield from chain(*map(visitors.iterate, parts))

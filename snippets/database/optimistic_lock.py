@@ -6,8 +6,8 @@ was loaded at, and an UPDATE that is given a `version` only at that one; otherwi
 deleted meanwhile is a conflict too; not even `Session.merge` inserts it again.
 
 Whatever changes a row advances its version, but a bulk statement that is not given the
-version it expects checks none. Raw SQL does neither. A change of related rows leaves
-the version as it is.
+version it expects checks none. Raw SQL does neither, and a write within a statement is
+refused. A change of related rows leaves the version as it is.
 
 Source: https://docs.sqlalchemy.org/en/21/orm/versioning.html
 """
@@ -99,17 +99,16 @@ def _before_flush(session: orm.Session, *_: object) -> None:
 def _before_statement(state: orm.ORMExecuteState) -> sa.Result[Any] | None:
     whole: Any = state.statement
     statement = getattr(whole, "element", whole)  # it may be within from_statement()
-    table = getattr(statement, "table", None)
-    column = getattr(getattr(table, "element", table), "c", {}).get("version")
-    if "optimistic_lock" not in getattr(column, "info", ()):
+    found = [e for e in visitors.iterate(whole) if isinstance(e, sa.Insert | sa.Update)]
+    if not any(map(_is_versioned, found)):
         return None
+    if found != [statement]:
+        raise InvalidRequestError("send this write by itself, or its version is lost")
     model = statement.entity_description.get("entity")
     version = (statement.table.c if model is None else model).version
     if state.is_insert:
         advance = {"on_conflict_do_update": partial(_advance, version)}
         state.statement = visitors.cloned_traverse(whole, {}, advance)
-        return None
-    if not state.is_update:
         return None
     given = state.parameters or {}
     rows = [given] if isinstance(given, dict) else given
@@ -126,6 +125,11 @@ def _before_statement(state: orm.ORMExecuteState) -> sa.Result[Any] | None:
     if statement is whole:  # within from_statement() the column advances by itself
         state.statement = statement.values(version=version + _step())
     return None
+
+
+def _is_versioned(write: sa.Insert | sa.Update) -> bool:
+    table: Any = getattr(write.table, "element", write.table)  # which may be an alias
+    return "optimistic_lock" in getattr(table.c.get("version"), "info", ())
 
 
 def _one_row(statement: sa.UpdateBase, result: sa.Result[Any]) -> sa.Result[Any]:

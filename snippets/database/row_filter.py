@@ -2,18 +2,18 @@
 
 Mapped classes and their aliases, relationships with every loading strategy, refreshes,
 bulk updates by key, statements on bare tables, functions that are executed, and what a
-write reads or merges into are narrowed. Refused are `sa.join()` and `orm.join()` of
-classes, a SELECT among rows of values, a write within a statement, text with an OR, and
-a table's double such as `sa.table()`. Not narrowed are queries in text, a bare table in
-a query of classes, that of a `secondary`, a view, or joined inheritance, an expression
-that a flush sends or `with_expression` gives, a class without the mixin, and what goes
-through `session.connection()`. A parameter named as one in the condition replaces it.
+write reads or merges into are narrowed. Refused are full joins, `sa.join()`,
+`orm.join()` and `sa.alias()` of classes, a SELECT among rows of values or of tables
+beside a write, one within a statement, text with an OR, and a double: `sa.table()`. Not
+narrowed are queries in text, a bare table in a query of classes, that of a `secondary`,
+a view or joined inheritance, an expression that a flush sends or `with_expression`
+gives, a class without the mixin, the session's bulk methods such as
+`bulk_update_mappings`, and `connection()`. A parameter named as the condition's wins.
 
 Source: https://docs.sqlalchemy.org/en/21/orm/session_events.html#do-orm-execute-global-criteria
 """
 
 from collections.abc import Callable, Collection, Mapping
-from itertools import chain
 from typing import Any, Self, TypeAlias
 
 import sqlalchemy as sa
@@ -133,7 +133,7 @@ def shares_name(part: object, tables: Collection[sa.Table]) -> bool:
     how = "fullname" if isinstance(table, sa.Table) else "name"
     taken = {getattr(each, how).casefold() for each in tables}
     same = getattr(table, how).casefold() in taken and not isinstance(part, Annotated)
-    mappers = chain(*(each.mappers for each in _all_registries()))
+    mappers = (each for registry in _all_registries() for each in registry.mappers)
     return same and not any(each.local_table is table for each in mappers)
 
 

@@ -47,9 +47,8 @@ class SoftDeleteMixin:
 
 def unique_live(name: str, *columns: str) -> sa.Index:
     """Return a unique index, for `__table_args__`, that overlooks deleted rows."""
-    live = sa.text("deleted_at IS NULL")
-    where: dict[str, Any] = {"sqlite_where": live, "postgresql_where": live}
-    return sa.Index(name, *columns, unique=True, **where)
+    sql = sa.text("deleted_at IS NULL")
+    return sa.Index(name, *columns, unique=True, sqlite_where=sql, postgresql_where=sql)
 
 
 def install_soft_delete(
@@ -92,16 +91,17 @@ async def restore(session: AsyncSession, model: Model, key: object) -> bool:
     Raises `ConflictError`, restoring nothing, if its place is taken or parent deleted.
     """
     where = has_key(model, key)
-    query = sa.select(model.deleted_at).where(*where)
+    raw: Any = sa.types.NULLTYPE  # SQLite's own clock writes a time without a fraction
+    query = sa.select(sa.type_coerce(model.deleted_at, raw)).where(*where)
     when = await session.scalar(query, execution_options=include_deleted)
     if when is None:
         return False
     everywhere = family(SoftDeleteMixin, model, where, lambda _: sa.true())
     async with session.begin_nested():
         for each, its in reversed([*everywhere]):
-            back = sa.update(each).where(*its, each.deleted_at == when).returning(each)
-            back = back.values(deleted_at=None, deleted_by=None)
-            back = back.execution_options(**include_deleted)
+            back = sa.update(each).values(deleted_at=None, deleted_by=None)
+            back = back.where(*its, sa.type_coerce(each.deleted_at, raw) == when)
+            back = back.returning(each).execution_options(**include_deleted)
             if not await write_or_conflict(session, each, back) and each is model:
                 return False  # somebody was faster
     return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -110,6 +110,20 @@ async def test_an_entry_tells_who_when_for_whom_and_what(
     assert (entry.actor, entry.tenant, entry.request_id) == ("ada", "acme", "r-1")
     assert (entry.action, entry.table_name) == ("update", "users")
     assert (entry.row_key, entry.changed) == ("[100]", {"desk": ["1.01", "2"]})
+
+
+async def test_a_clock_elsewhere_in_the_world_is_stored_as_utc(
+    engine: AsyncEngine, database_url: str
+) -> None:
+    there = NOON.astimezone(timezone(timedelta(hours=9)))
+    other, sessions = create_engine_and_sessions(database_url)
+    install_audit_log(sessions, clock=lambda: there)
+    with set_actor("ada"):
+        async with session_scope(sessions) as session:
+            await by_instance(session)
+    await other.dispose()
+    [entry] = await entries(engine)
+    assert entry.at.replace(tzinfo=UTC) == NOON
 
 
 @pytest.mark.parametrize("write", WRITES)
@@ -298,6 +312,27 @@ async def test_no_entry_takes_the_place_of_another(
             await connection.execute(insert)
     [entry] = await entries(engine)
     assert entry.actor == "ada"
+
+
+async def test_an_id_is_not_given_again_after_the_owner_has_erased_its_entry(
+    engine: AsyncEngine, sessions: Sessions
+) -> None:
+    with set_actor("ada"):
+        async with session_scope(sessions) as session:
+            await by_instance(session)
+    [erased] = await entries(engine)
+    drop = {
+        "sqlite": "DROP TRIGGER audit_entries_delete",
+        "postgresql": "DROP TRIGGER audit_entries_append_only ON audit_entries",
+    }
+    async with engine.begin() as connection:
+        await connection.exec_driver_sql(drop[engine.dialect.name])
+        await connection.execute(sa.delete(ENTRIES))
+    with set_actor("ada"):
+        async with session_scope(sessions) as session:
+            (await session.get_one(User, 100)).desk = "3"
+    [entry] = await entries(engine)
+    assert entry.id > erased.id
 
 
 @pytest.mark.backends("postgresql")

@@ -54,6 +54,13 @@ class Base(DeclarativeBase):
     """The tables of these tests."""
 
 
+class Menu(sa.TypeDecorator[dict[str, str]]):
+    """A type of the service's own that is stored as JSON."""
+
+    impl = sa.JSON
+    cache_ok = True
+
+
 class User(AuditMixin, Base):
     """Somebody with a telephone."""
 
@@ -63,6 +70,7 @@ class User(AuditMixin, Base):
     email: Mapped[str] = mapped_column("email_address", unique=True)
     desk: Mapped[str | None]
     settings: Mapped[dict[str, str] | None] = mapped_column(sa.JSON)
+    menu: Mapped[dict[str, str] | None] = mapped_column(Menu)
     extensions: Mapped[list[Extension]] = relationship()
 
 
@@ -414,10 +422,13 @@ async def test_an_update_which_cannot_tell_counts_as_a_change(
     assert (await audit_of(sessions, 100))[3] == GRACE
 
 
-async def test_json_in_a_bulk_update_counts_as_a_change(sessions: Sessions) -> None:
+@pytest.mark.parametrize("field", ["settings", "menu"])
+async def test_json_in_a_bulk_update_counts_as_a_change(
+    sessions: Sessions, field: str
+) -> None:
     with set_actor(GRACE):
         async with session_scope(sessions) as session:
-            await update_values(session, {"settings": {"tone": "a"}})
+            await update_values(session, {field: {"tone": "a"}})
 
     assert (await audit_of(sessions, 100))[3] == GRACE
 

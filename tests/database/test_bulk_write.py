@@ -92,6 +92,7 @@ class Call(Base):
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
     number: Mapped[str] = mapped_column(unique=True)
+    written: Mapped[str] = mapped_column(default="first", onupdate="again")
 
 
 class Folded(sa.types.TypeDecorator[str]):
@@ -397,6 +398,14 @@ async def test_fields_that_rows_do_not_give_are_kept_and_the_key_never_changes(
     assert await stored(session, User.id, User.name, User.desk) == [
         (5, "Countess", "2.17")
     ]
+
+
+async def test_an_onupdate_of_the_model_does_not_run_in_an_upsert(
+    session: AsyncSession,
+) -> None:
+    for _ in range(2):
+        await upsert(session, Call, [{"number": "100"}], on=["number"])
+    assert (await session.scalars(sa.select(Call.written))).all() == ["first"]
 
 
 async def test_rows_that_are_nothing_but_their_key_are_returned_when_they_are_there(

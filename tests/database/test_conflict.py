@@ -141,6 +141,17 @@ async def test_a_conflict_carries_the_name_of_the_constraint(
     assert str(caught.value) == f"User violates {constraint}"
 
 
+async def test_a_session_may_have_an_engine_for_each_model(
+    session: AsyncSession, engine: AsyncEngine
+) -> None:
+    assert await emails(session) == {"ada@example.com"}
+    async with AsyncSession(binds={Base: engine}) as bound:
+        await insert(bound)
+        with pytest.raises(ConflictError):
+            await insert(bound)
+        assert await emails(bound) == {"ada@example.com", "grace@example.com"}
+
+
 async def test_a_conflict_over_a_foreign_key(
     session: AsyncSession, database_backend: str, proof: Proof
 ) -> None:

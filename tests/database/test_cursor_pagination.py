@@ -25,6 +25,8 @@ from snippets.database.cursor_pagination import (
     CursorPage,
     PageRequest,
     cursor_page,
+    decode_cursor,
+    encode_cursor,
 )
 from snippets.database.cursor_pagination_naive import page_by_offset as naive_page
 from snippets.database.filters import Filter
@@ -306,6 +308,30 @@ async def test_a_foreign_or_tampered_cursor_is_refused(session: AsyncSession) ->
             await fetch(session, filters, by=by, cursor=cursor, scope=scope)
     page = await fetch(session, mine, by="seconds", cursor=cursor, scope="a")
     assert len(page.items) == 4
+
+
+async def test_the_members_of_a_set_may_come_in_any_order(
+    session: AsyncSession,
+) -> None:
+    one, other = {8, 16}, {16, 8}
+    assert one == other
+    assert [*one] != [*other]
+    page = await fetch(session, {"id": one}, limit=1)
+    page = await fetch(session, {"id": other}, limit=1, cursor=page.next_cursor)
+    assert [call.id for call in page.items] == [16]
+
+
+def test_what_fits_a_cursor_is_read_back_and_what_does_not_is_refused() -> None:
+    refused = []
+    for length in range(1400, 1500):
+        position = False, ("x" * length,)
+        try:
+            cursor = encode_cursor(position, SECRET, "")
+        except ValueError:
+            refused.append(length)
+        else:
+            assert decode_cursor(cursor, SECRET, "", [str]) == position
+    assert 0 < len(refused) < 100
 
 
 @settings(

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from decimal import Decimal
+from enum import Enum
 
 import pytest
 import sqlalchemy as sa
@@ -57,6 +58,22 @@ class Recording(Base):
     extra: Mapped[object | None] = mapped_column(sa.JSON)
     packed: Mapped[object | None] = mapped_column(sa.PickleType)
     unheard_of: Mapped[object | None] = mapped_column(Unheard)
+
+
+class State(Enum):
+    """What a line does, declared in the order in which it happens."""
+
+    RINGING = 1
+    BUSY = 2
+
+
+class Line(Base):
+    """A line and its state."""
+
+    __tablename__ = "lines"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    state: Mapped[State]
 
 
 @pytest.fixture
@@ -142,6 +159,30 @@ async def test_a_page_starts_after_the_last_row_of_another(
     query = sa.select(Call.id).where(after(terms, [last.began, last.id])).limit(1)
     query = query.order_by(*(term.order() for term in terms))
     assert (await session.scalars(query)).one() == 7
+
+
+async def test_where_an_enum_sorts(
+    session: AsyncSession, database_backend: str, proof: Proof
+) -> None:
+    lines = [{"id": n, "state": [*State][n % 2]} for n in range(1, 7)]
+    await session.execute(sa.insert(Line), lines)
+    terms = sort_terms(Line, "state", session.get_bind().dialect)
+    stored = sa.select(*(term.stored() for term in terms))
+    ordered = stored.order_by(*(term.order() for term in terms))
+    rows = (await session.execute(ordered)).all()
+    for place, row in enumerate(rows, 1):
+        later = await session.execute(ordered.where(after(terms, row)))
+        assert later.all() == rows[place:]
+    first = await session.get_one(Line, rows[0][-1])
+    assert (
+        first.state
+        is {"sqlite": State.BUSY, "postgresql": State.RINGING}[database_backend]
+    )
+    told = {
+        "sqlite": "is that of its names",
+        "postgresql": "is that of its declaration",
+    }
+    proof.differs("The order of an enum", told[database_backend])
 
 
 async def test_naive_continuation_by_one_column_skips_ties(

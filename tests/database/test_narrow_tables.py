@@ -71,6 +71,15 @@ async def connection(database_url: str) -> AsyncIterator[AsyncConnection]:
 QUERIES: dict[str, sa.Select[Any] | sa.CompoundSelect[Any]] = {
     "table": select(USERS.c.name),
     "alias": select(OTHER.c.name),
+    "FROM an alias": select(OTHER.c.name).select_from(OTHER),
+    "join of an alias": select(OTHER.c.name).join(CALLS, CALLS.c.user_id == OTHER.c.id),
+    "join to an alias": select(OTHER.c.name).join_from(CALLS, OTHER),
+    "alias beside its table": select(OTHER.c.name).join_from(
+        USERS, OTHER, OTHER.c.id == USERS.c.id
+    ),
+    "two aliases of one name": select(USERS.alias("u").c.name).where(
+        select(USERS.alias("u").c.id).exists()
+    ),
     "subquery": select(select(USERS).subquery().c.name),
     "CTE": select(select(USERS).cte().c.name),
     "join": select(USERS.c.name).select_from(sa.join(CALLS, USERS)),
@@ -104,6 +113,16 @@ async def test_a_query_finds_no_hidden_row_by_whatever_way(
 OUTER = select(CALLS.c.id, USERS.c.name).outerjoin(USERS).order_by(CALLS.c.id)
 
 
+async def test_a_full_join_of_tables_has_no_hidden_row_on_either_side(
+    connection: AsyncConnection,
+) -> None:
+    query = select(OTHER.c.name, USERS.c.name).join_from(
+        USERS, OTHER, OTHER.c.id == USERS.c.id + 1, full=True
+    )
+    rows = await connection.execute(narrowed(query))
+    assert {tuple(row) for row in rows} == {("Ada", None), (None, "Ada")}
+
+
 async def test_an_outer_join_keeps_the_row_whose_partner_is_hidden(
     connection: AsyncConnection,
 ) -> None:
@@ -135,6 +154,46 @@ async def test_an_update_reads_no_hidden_row(
     await connection.execute(narrowed(WRITES[way]()))
     callers = select(CALLS.c.caller).order_by(CALLS.c.id)
     assert [*await connection.scalars(callers)] == ["Ada", None]
+
+
+HIDDEN = select(USERS.c.id.label("id")).where(USERS.c.id == 2)
+BESIDE: dict[str, Callable[[], sa.Update | sa.Delete]] = {
+    "a subquery": lambda: (
+        sa.update(CALLS)
+        .where(CALLS.c.user_id == HIDDEN.subquery().c.id)
+        .values(caller="seen")
+    ),
+    "a CTE": lambda: (
+        sa.update(CALLS)
+        .where(CALLS.c.user_id == HIDDEN.cte().c.id)
+        .values(caller="seen")
+    ),
+    "an alias of a subquery": lambda: (
+        sa.update(CALLS)
+        .where(CALLS.c.user_id == HIDDEN.subquery().alias().c.id)
+        .values(caller="seen")
+    ),
+    "a subquery that is deleted by": lambda: sa.delete(CALLS).where(
+        CALLS.c.user_id == HIDDEN.subquery().c.id
+    ),
+}
+
+
+@pytest.mark.parametrize("way", BESIDE)
+def test_a_query_that_a_write_reads_from_is_refused(way: str) -> None:
+    with pytest.raises(InvalidRequestError, match="use IN or EXISTS"):
+        narrowed(BESIDE[way]())
+
+
+async def test_a_write_in_which_a_query_is_asked_reads_no_hidden_row(
+    connection: AsyncConnection,
+) -> None:
+    ids = HIDDEN.subquery().c.id
+    for found in (CALLS.c.user_id.in_(HIDDEN), CALLS.c.user_id.in_(select(ids))):
+        update = sa.update(CALLS).where(found).values(caller="seen")
+        await connection.execute(narrowed(update))
+    callers = select(CALLS.c.caller).order_by(CALLS.c.id)
+    assert [*await connection.scalars(callers)] == [None, None]
 
 
 async def test_an_insert_reads_no_hidden_row(connection: AsyncConnection) -> None:

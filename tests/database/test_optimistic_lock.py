@@ -502,6 +502,33 @@ async def test_no_version_that_a_row_never_had_matches_it(
     assert (await read(sessions)).target == "reception"
 
 
+def in_a_lambda() -> sa.Executable:
+    return sa.lambda_stmt(lambda: sa.update(Extension).values(target="Ada", version=1))
+
+
+def in_a_cte() -> sa.Executable:
+    update = sa.update(Extension).values(target="Ada", version=1)
+    return sa.select(update.returning(Extension.id).cte())
+
+
+def upsert_in_a_cte() -> sa.Executable:
+    insert = postgresql.insert(Extension).values(id=17, target="Ada")
+    upsert = insert.on_conflict_do_update(
+        index_elements=["id"], set_={"forwards_to": "Ada"}
+    )
+    return sa.select(upsert.returning(Extension.id).cte())
+
+
+@pytest.mark.parametrize("nested", [in_a_lambda, in_a_cte, upsert_in_a_cte])
+async def test_a_write_within_another_statement_is_refused(
+    engine: AsyncEngine, sessions: Sessions, nested: Callable[[], sa.Executable]
+) -> None:
+    with count_sql(engine) as sql, pytest.raises(InvalidRequestError, match="itself"):
+        async with session_scope(sessions) as session:
+            await session.execute(nested())
+    assert sql.texts == []
+
+
 async def test_nobody_sets_the_version_by_hand(sessions: Sessions) -> None:
     before = (await read(sessions)).version
 

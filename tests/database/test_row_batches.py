@@ -150,13 +150,14 @@ async def test_a_batch_has_at_least_one_row(session: AsyncSession) -> None:
         await send_in_batches(session, Call, CALLS, calls(1), size=0)
 
 
+@pytest.mark.parametrize("size", [10, 25])
 @pytest.mark.parametrize("bad", [0, 1, 9, 10, 17, 24])
 async def test_the_bad_row_is_named_and_no_row_stays(
-    session: AsyncSession, sessions: Sessions, bad: int
+    session: AsyncSession, sessions: Sessions, bad: int, size: int
 ) -> None:
     rows = calls(25, **{f"_{bad}": {"seconds": -1}})
     with pytest.raises(RowConflictError, match="ck_calls_seconds") as caught:
-        await send_in_batches(session, Call, CALLS, rows, size=10)
+        await send_in_batches(session, Call, CALLS, rows, size=size)
 
     assert caught.value.row == bad
     assert caught.value.constraint == "ck_calls_seconds"

@@ -373,6 +373,49 @@ async def test_a_join_that_was_made_with_classes_is_refused(
         assert await session.scalar(query, execution_options={"closed": "too"}) == 3
 
 
+@pytest.mark.parametrize("make", [sa.alias, sa.tablesample])
+async def test_an_alias_that_was_not_made_as_one_of_a_class_is_refused(
+    sessions: Sessions, make: Callable[..., sa.FromClause]
+) -> None:
+    copy = make(Call, **({"sampling": 100} if make is sa.tablesample else {}))
+    async with sessions() as session:
+        for query in (
+            select(copy),
+            select(select(copy.c.id).subquery()),
+            select(Tenant.id).join(copy, copy.c.tenant_id == Tenant.id),
+            select(Tenant.id).where(select(copy.c.id).exists()),
+        ):
+            with pytest.raises(InvalidRequestError, match="aliased"):
+                await session.execute(query)
+
+
+FULL_JOINS: dict[str, Callable[[], sa.Select[Any]]] = {
+    "of a class": lambda: select(Call.id).join(Tenant, full=True),
+    "to an alias": lambda: select(ALIAS.id).join_from(
+        Tenant, ALIAS, ALIAS.tenant_id == Tenant.id, full=True
+    ),
+    "outer": lambda: select(Tenant.id).outerjoin(Call, full=True),
+    "to a subquery": lambda: select(Call.id).join(
+        it := select(Note.id).subquery(), it.c.id == Call.id, full=True
+    ),
+    "in a subquery": lambda: select(
+        select(Call.id).join(Tenant, full=True).subquery().c.id
+    ),
+}
+
+
+@pytest.mark.parametrize("way", FULL_JOINS)
+async def test_a_full_join_of_classes_which_would_show_hidden_rows_is_refused(
+    sessions: Sessions, way: str
+) -> None:
+    query = FULL_JOINS[way]()
+    async with sessions() as session:
+        with pytest.raises(InvalidRequestError, match="not in full"):
+            await session.execute(query)
+        found = await session.scalars(query, execution_options={"closed": "too"})
+        assert 2 in found.all()
+
+
 async def test_every_filter_narrows_what_a_write_reads(sessions: Sessions) -> None:
     found = []
     async with sessions() as session:
@@ -606,7 +649,12 @@ async def test_what_a_filter_cannot_reach_is_what_the_module_says(
         query = select(Counted).options(with_expression(Counted.calls, number))
         assert (await session.scalars(query)).one().calls == 3
         connection = await session.connection()
-        assert len((await connection.execute(select(CALLS))).all()) == 3
+        keys = (await connection.scalars(select(CALLS.c.id))).all()
+        assert len(keys) == 3
+        rows = [{"id": key, "seconds": 9} for key in keys]
+        await session.run_sync(lambda it: it.bulk_update_mappings(Call, rows))
+        changed = await connection.scalars(select(CALLS.c.seconds))
+        assert changed.all() == [9, 9, 9]
 
 
 async def test_a_parameter_replaces_one_of_the_condition_that_has_its_name(

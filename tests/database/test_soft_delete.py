@@ -251,6 +251,8 @@ async def test_a_row_whose_mark_is_not_loaded_is_looked_up(
         assert await session.get(User, 1) is user
         session.expunge(user)
         user = (await session.scalars(query)).one()
+        deleted = await session.get(User, 1, execution_options=only_deleted)
+        assert deleted is None
         await session.commit()
         await _delete(platform, 1)
         assert await session.get(User, 1) is None
@@ -519,7 +521,7 @@ async def test_the_hooks_add_to_those_that_are_there(database_url: str) -> None:
 
     event.listen(Watched, "after_flush", lambda *_: seen.append("before"))
     async with telephony(database_url) as platform:
-        platform.sessions.configure(sync_session_class=Watched)
+        platform.sessions.configure(sync_session_class=Watched, info={"desk": 1})
         install_soft_delete(platform.sessions, actor=lambda: "ada")
         installed = platform.sessions.kw["sync_session_class"]
         event.listen(installed, "after_flush", lambda *_: seen.append("after"))
@@ -527,6 +529,7 @@ async def test_the_hooks_add_to_those_that_are_there(database_url: str) -> None:
             session.add(User(id=1, email="ada@example.com"))
             await session.flush()
             assert await soft_delete(session, User, 1)
+            assert session.info["desk"] == 1
         assert issubclass(installed, Watched)
         assert seen == ["before", "after"]
 

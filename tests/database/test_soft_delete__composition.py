@@ -304,12 +304,28 @@ async def test_a_repository_of_such_sessions_hides_and_deletes_softly(
     assert {n for n, user in rows.items() if user.deleted_at is not None} == {1, 2}
 
 
+async def test_what_the_database_s_clock_marked_as_deleted_is_restored(
+    sessions: Sessions, engine: AsyncEngine
+) -> None:
+    async with session_scope(sessions) as session:
+        with set_actor("deleter"):
+            assert await BaseRepository(User, session).soft_delete(1)
+    async with session_scope(sessions) as session:
+        with set_actor("restorer"):
+            assert await restore(session, User, 1)
+            assert not await restore(session, User, 1)
+    assert (await everything(engine))[1].deleted_at is None
+
+
 async def test_a_repository_of_a_session_that_sees_deleted_rows_lists_them(
     sessions: Sessions,
 ) -> None:
     async with session_scope(sessions) as session:
         with set_actor("deleter"):
             await soft_delete(session, User, 1)
+        users = BaseRepository(User, session)
+        assert await users.get(1, include_deleted=True) is None
+        assert await users.count(include_deleted=True) == 1
     async with sessions(execution_options=include_deleted) as session:
         users = BaseRepository(User, session)
         assert await users.get(1, include_deleted=True) is not None
