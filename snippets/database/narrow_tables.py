@@ -24,7 +24,7 @@ Element: TypeAlias = Any
 Tables: TypeAlias = Collection[Element]
 Condition: TypeAlias = Callable[[Element], sa.ColumnElement[bool]]
 REFUSED = "not narrowed: use Select.join(), not in full, aliased, or_(); nest no write"
-QUERIES, MADE = sa.Subquery | sa.CTE | sa.Lateral, sa.Join | sa.Alias | sa.TableSample
+MADE = sa.Join | sa.Alias | sa.TableSample
 _sides: Callable[[Element], Iterator[Element]] = util.surface_selectables  # of a join
 OR = re.compile(r"\bor\b", re.IGNORECASE)
 
@@ -51,8 +51,8 @@ def narrow_tables(
                 statement = statement.where(condition(table.c))
             elif base in tables and isinstance(table, sa.Alias):
                 raise InvalidRequestError("not narrowed: write to no alias of a class")
-            query = visitors.iterate(base) if isinstance(base, QUERIES) else ()
-            bare = (each for each in query if not isinstance(each, Annotated))
+            read = () if base is None or base in tables else visitors.iterate(base)
+            bare = (each for each in read if not isinstance(each, Annotated))
             if any(table_of(each) in tables for each in bare):
                 raise InvalidRequestError("not narrowed: use IN or EXISTS in a write")
     if nested or any("update_whereclause" in vars(part) for part in parts):

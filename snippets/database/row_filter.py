@@ -5,9 +5,9 @@ bulk updates by key, statements on bare tables, functions that are executed, and
 write reads or merges into are narrowed. Refused are full joins, `sa.join()`,
 `orm.join()` and `sa.alias()` of classes, a SELECT among rows of values or of tables
 beside a write, one within a statement, text with an OR, and a double: `sa.table()`. Not
-narrowed are queries in text, a bare table in a query of classes, that of a `secondary`,
-a view or joined inheritance, an expression that a flush sends or `with_expression`
-gives, a class without the mixin, the session's bulk methods such as
+narrowed are queries in text, a bare table in a query of classes or in a bundle, that of
+a `secondary`, a view or joined inheritance, an expression that a flush sends or
+`with_expression` gives, a class without the mixin, the session's bulk methods such as
 `bulk_update_mappings`, and `connection()`. A parameter named as the condition's wins.
 
 Source: https://docs.sqlalchemy.org/en/21/orm/session_events.html#do-orm-execute-global-criteria

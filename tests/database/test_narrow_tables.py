@@ -173,6 +173,11 @@ BESIDE: dict[str, Callable[[], sa.Update | sa.Delete]] = {
         .where(CALLS.c.user_id == HIDDEN.subquery().alias().c.id)
         .values(caller="seen")
     ),
+    "a sample": lambda: (
+        sa.update(CALLS)
+        .where(CALLS.c.user_id == USERS.tablesample(100).c.id)
+        .values(caller="seen")
+    ),
     "a subquery that is deleted by": lambda: sa.delete(CALLS).where(
         CALLS.c.user_id == HIDDEN.subquery().c.id
     ),

@@ -15,6 +15,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import (
+    Bundle,
     DeclarativeBase,
     Mapped,
     ORMExecuteState,
@@ -645,6 +646,8 @@ async def test_what_a_filter_cannot_reach_is_what_the_module_says(
     async with sessions() as session:
         counts = {way: await session.scalar(q()) for way, q in OUT_OF_REACH.items()}
         assert counts == dict.fromkeys(OUT_OF_REACH, 3)
+        bundle: Bundle[Any] = Bundle("calls", func.count(CALLS.c.id))
+        assert (await session.execute(select(bundle))).one() == ((3,),)
         number = select(func.count(Call.id)).scalar_subquery()
         query = select(Counted).options(with_expression(Counted.calls, number))
         assert (await session.scalars(query)).one().calls == 3
