@@ -193,6 +193,44 @@ async def test_the_naive_publish_returns_though_the_message_is_nowhere(
     assert got.empty()
 
 
+@pytest.mark.parametrize("keys", [("nobody", "known"), ("known", "nobody")])
+async def test_of_two_messages_of_one_id_at_once_the_one_that_no_queue_takes_raises(
+    broker_server: AnyBroker, broker: RabbitBroker, keys: tuple[str, str]
+) -> None:
+    known = RabbitQueue(broker_server.name("known"))
+    got = collect(broker, known)
+    names = {"known": known.name, "nobody": broker_server.name("nobody")}
+
+    async def publish(key: str) -> None:
+        message = Outgoing(body=b"{}", message_id="m1", routing_key=names[key])
+        await publish_confirmed(broker, message)
+
+    async with broker_server.running(broker), time_limit():
+        results = await asyncio.gather(*map(publish, keys), return_exceptions=True)
+        assert (await got.get()).message_id == "m1"
+    raised = {key: type(one) for key, one in zip(keys, results, strict=True)}
+    assert raised == {"known": type(None), "nobody": UnroutableError}
+
+
+async def test_a_handler_may_publish_under_the_id_that_it_is_given(
+    broker_server: AnyBroker, broker: RabbitBroker
+) -> None:
+    first, second = (RabbitQueue(broker_server.name(one)) for one in ("one", "two"))
+    got = collect(broker, second)
+
+    @broker.subscriber(first)
+    async def pass_on(message: RabbitMessage) -> None:
+        onward = Outgoing(
+            body=b"{}", message_id=message.message_id, routing_key=second.name
+        )
+        await publish_confirmed(broker, onward)
+
+    async with broker_server.running(broker), time_limit():
+        message = Outgoing(body=b"{}", message_id="m1", routing_key=first.name)
+        await publish_confirmed(broker, message)
+        assert (await got.get()).message_id == "m1"
+
+
 @pytest.mark.backends("rabbitmq")
 async def test_a_message_that_the_broker_refuses_raises_at_its_publisher(
     rabbitmq: RealBrokerServer,
