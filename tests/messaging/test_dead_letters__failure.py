@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -94,6 +95,36 @@ async def test_a_message_that_the_client_cannot_read_takes_along_what_is_beside_
             await replay(operator, mailer.topology, limit=2)
     async with rabbitmq.running(operator):
         assert await purge(operator, mailer.topology) == 2
+
+
+async def test_a_message_whose_headers_fill_a_frame_costs_no_connection(
+    rabbitmq: RealBrokerServer,
+) -> None:
+    """With the history beside them, a copy's headers would not fit into one."""
+
+    def fail(message: RabbitMessage) -> None:
+        if message.message_id == "m1":
+            raise ConnectionError
+
+    policy = RetryPolicy(retry_on=(ConnectionError,), crashes=1)
+    mailer = Mailer(rabbitmq, fail, policy)
+    work, dead = mailer.topology.name, mailer.topology.dead().name
+    operator = make_broker(rabbitmq.url)
+    async with rabbitmq.running(operator):
+        await declare_topology(operator, mailer.topology)
+        full = Outgoing(
+            body=b"{}", message_id="m1", routing_key=work, headers={"a": "b" * 130_900}
+        )
+        await publish_confirmed(operator, full)
+        await publish_confirmed(operator, replace(full, message_id="m2", headers={}))
+        async with mailer.running():
+            await rabbitmq.wait_for_depth(dead, 1)
+            while not mailer.attempts("m2"):
+                await mailer.arrived.get()
+    assert (mailer.attempts("m1"), mailer.attempts("m2")) == (1, 1)
+    kept = await rabbitmq.take(dead)
+    assert (kept.message_id, kept.headers["a"]) == ("m1", full.headers["a"])
+    assert read(mailer.topology, kept).reason == "rejected"
 
 
 async def test_a_consumer_cut_off_before_it_acknowledges_leaves_two_under_one_id(
