@@ -6,7 +6,7 @@ publishes again, under the same message id. No transaction is open while it publ
 
 What is not confirmed is tried again after some 1, 2, 4... seconds, apart from what has
 failed with it, and parked after the last attempt; its key waits. A relay that dies has
-used up an attempt; one that is cancelled marks what is confirmed, gives back the rest.
+used an attempt; cancelled after a claim, it marks what is confirmed, returns the rest.
 
 The lease, in seconds, must outlast the publishing of a batch and the difference between
 the clocks of the relays, or a second relay publishes the same event meanwhile.
