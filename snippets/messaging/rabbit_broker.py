@@ -31,8 +31,6 @@ RECONNECT_SECONDS = 1.0
 CONTEXT = frozenset({"traceparent", "tracestate", "tenant"})
 """The headers that a message has from the one it follows."""
 CLIENT_ERRORS = "aiormq.exceptions"  # of the client that FastStream uses
-# One task at a time publishes an id, by which alone the client knows what was returned.
-_turns: WeakValueDictionary[tuple[RabbitBroker, str], "_Turn"] = WeakValueDictionary()
 
 
 class PublishError(Exception):
@@ -132,7 +130,9 @@ async def publish_confirmed(
     """
     options = vars(message) | {"persist": True, "mandatory": True}
     options |= {"headers": dict(message.headers), "message_type": options.pop("type")}
-    turn = _turns.setdefault((broker, message.message_id), _Turn())
+    # One task at a time publishes an id: by that the client knows what was returned.
+    turns = vars(broker).setdefault("turns", WeakValueDictionary())
+    turn: _Turn = turns.setdefault(message.message_id, _Turn())
     task, limit = asyncio.current_task(), asyncio.timeout(within)
     in_turn = turn.locked() and turn.task is task  # in memory, a handler may publish
     try:
