@@ -5,12 +5,11 @@ that no queue takes raises at its publisher, also with plain `publish`. Each sub
 handles at most `prefetch` messages at once. After a lost connection, consumers go on by
 themselves. `stop` lets running handlers finish; what was not acknowledged by then is
 delivered again. So is what is being handled when somebody publishes to an exchange that
-does not exist, for RabbitMQ closes the channel then.
+does not exist, for RabbitMQ closes the channel then. No `reply_to` is replied to.
 
 `publish_confirmed` returns when RabbitMQ has taken a message that will survive its
 restart, and raises otherwise. It buffers nothing and tries nothing twice. A message
 whose confirmation was lost may have been taken, so send it again under the same id.
-
 On the in-memory broker, what a handler raises reaches the publisher as it is.
 """
 
@@ -71,16 +70,17 @@ def make_broker(
         default_channel=Channel(prefetch_count=prefetch, on_return_raises=True),
         graceful_timeout=drain,
         ack_policy=AckPolicy.REJECT_ON_ERROR,
-        middlewares=[_Cancellation, *middlewares],
+        middlewares=[_Answers, *middlewares],
     )
 
 
-class _Cancellation(BaseMiddleware):
-    """Keeps an inner cancellation from leaving its message without an answer."""
+class _Answers(BaseMiddleware):
+    """Answers RabbitMQ also when a handler cancels itself, and never a `reply_to`."""
 
     async def consume_scope(
         self, call_next: Callable[[Any], Awaitable[object]], msg: StreamMessage[Any]
     ) -> object:
+        msg.reply_to = ""  # for FastStream would publish to any queue that it names
         try:
             return await call_next(msg)
         except (asyncio.CancelledError, BaseExceptionGroup) as error:

@@ -1,8 +1,10 @@
 """What is published is confirmed or an error; what is consumed stays within bounds."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from aio_pika.exceptions import PublishError as ClientPublishError
@@ -229,6 +231,35 @@ async def test_a_handler_may_publish_under_the_id_that_it_is_given(
         message = Outgoing(body=b"{}", message_id="m1", routing_key=first.name)
         await publish_confirmed(broker, message)
         assert (await got.get()).message_id == "m1"
+
+
+@pytest.mark.parametrize("reply_to", ["another", "nobody"])
+async def test_no_publisher_can_have_a_result_sent_to_a_queue_of_its_choice(
+    broker_server: AnyBroker, reply_to: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = make_broker(broker_server.url, prefetch=1)
+    queue, another = (broker_server.name(one) for one in ("mailer", "another"))
+    got, handled = collect(broker, another), asyncio.Queue[str]()
+
+    @broker.subscriber(queue)
+    async def handle(message: RabbitMessage) -> str:
+        await handled.put(message.message_id)
+        return "secret"
+
+    asking = Outgoing(
+        body=b"{}",
+        message_id="m1",
+        routing_key=queue,
+        reply_to=broker_server.name(reply_to),
+    )
+    async with broker_server.running(broker), time_limit():
+        await publish_confirmed(broker, asking)
+        await publish_confirmed(broker, replace(asking, message_id="m2", reply_to=None))
+        assert [await handled.get() for _ in range(2)] == ["m1", "m2"]
+        plain = Outgoing(body=b"{}", message_id="m3", routing_key=another)
+        await publish_confirmed(broker, plain)
+        assert (await got.get()).message_id == "m3"
+    assert all(one.levelno < logging.ERROR for one in caplog.records)
 
 
 @pytest.mark.backends("rabbitmq")
