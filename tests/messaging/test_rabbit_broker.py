@@ -113,6 +113,7 @@ async def test_what_follows_a_message_has_its_correlation_id_trace_and_tenant(
 ) -> None:
     sent = RabbitQueue(broker_server.name("log"), routing_key="mail.sent.*")
     got = collect(broker, sent, exchange)
+    own: list[Outgoing] = []
 
     @broker.subscriber(queue, exchange)
     async def mail(message: RabbitMessage) -> None:
@@ -124,6 +125,7 @@ async def test_what_follows_a_message_has_its_correlation_id_trace_and_tenant(
             headers={"tenant": "globex"},
         )
         await publish_confirmed(broker, mailed.following(message))
+        own.append(replace(mailed, correlation_id="own").following(message))
 
     first = Outgoing(
         body=b"{}",
@@ -138,6 +140,7 @@ async def test_what_follows_a_message_has_its_correlation_id_trace_and_tenant(
         arrived = await got.get()
     assert (arrived.message_id, arrived.correlation_id) == ("m2", "request-1")
     assert arrived.headers == {**CONTEXT, "tenant": "globex"}
+    assert [one.correlation_id for one in own] == ["own"]
 
 
 async def test_a_message_that_no_queue_takes_raises_at_its_publisher(
