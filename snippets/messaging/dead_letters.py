@@ -141,9 +141,10 @@ def set_aside(broker: RabbitBroker, topology: Topology) -> ExceptionMiddleware:
         with suppress(Exception):  # it is raised once more if it cannot be decoded
             await message.decode()
             keeps[0] = ""
-        for keep in keeps:
+        too_long = repr(message.headers)[50_000:]  # for a copy to fit into one frame
+        for keep in () if too_long else keeps:
             with suppress(PublishError):
                 return await publish_confirmed(broker, topology.copy(raw, error, keep))
-        raise NackMessage
+        raise RejectMessage if too_long else NackMessage  # RabbitMQ moves it as it is
 
     return ExceptionMiddleware({RejectMessage: handle, Exception: handle})

@@ -6,7 +6,7 @@ publishes again, under the same message id. No transaction is open while it publ
 
 What is not confirmed is tried again after some 1, 2, 4... seconds, apart from what has
 failed with it, and parked after the last attempt; its key waits. A relay that dies has
-used up an attempt; one that is cancelled marks what is confirmed, gives back the rest.
+used an attempt; cancelled after a claim, it marks what is confirmed, returns the rest.
 
 The lease, in seconds, must outlast the publishing of a batch and the difference between
 the clocks of the relays, or a second relay publishes the same event meanwhile.
@@ -16,7 +16,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,7 +31,7 @@ from snippets.messaging.outbox import OutboxBase, OutboxMessage, Sessions
 from snippets.messaging.rabbit_broker import Outgoing
 
 logger = logging.getLogger(__name__)
-End = tuple[OutboxMessage, BaseException | None, bool]
+Sending = dict[asyncio.Task[None], OutboxMessage]
 SAME = ("body", "routing_key", "correlation_id", "type", "headers")
 
 
@@ -81,14 +81,14 @@ class OutboxRelay:
     async def relay_batch(self) -> int:
         """Claim, publish and mark one batch; return how many were published."""
         rows = await self._claim()
-        sending = [asyncio.create_task(self._send(row)) for row in rows]
+        sending = {asyncio.create_task(self._send(row)): row for row in rows}
+        marking = asyncio.create_task(self._mark(sending))
         try:
-            await asyncio.shield(asyncio.gather(*sending, return_exceptions=True))
+            return await asyncio.shield(marking)
         finally:
-            stopped = [one.cancel() for one in sending]  # those that were not done
-            results = await asyncio.gather(*sending, return_exceptions=True)
-            await asyncio.shield(self._mark(zip(rows, results, stopped, strict=True)))
-        return results.count(None)
+            for one in sending:
+                one.cancel()
+            await asyncio.wait([marking])
 
     def _heads(self) -> sa.Select[int]:
         """Select the first waiting event of each key, if it is due and not parked."""
@@ -121,22 +121,21 @@ class OutboxRelay:
         await self.publish(Outgoing(message_id=id_, exchange=self.exchange, **same))
         logger.info("published %s %s of %r", row.type, id_, row.correlation_id)
 
-    async def _mark(self, ends: Iterable[End]) -> None:
+    async def _mark(self, sending: Sending) -> int:
+        ends = await asyncio.gather(*sending, return_exceptions=True)
         now, table = self.now(), OutboxBase.metadata.tables["outbox_messages"]
         done, failed = [], []
-        for row, error, is_given_back in ends:
+        for (one, row), error in zip(sending.items(), ends, strict=True):
             if error is None:
                 done.append(row.id)
                 continue
-            name, attempts = type(error).__name__, row.attempts - is_given_back
+            name, attempts = type(error).__name__, row.attempts - bool(one.cancelling())
             wait = min(self.longest, 2.0 ** min(attempts - 1, 30))
+            due_at = now + self.uniform(wait / 2, wait)
             parked_at = now if attempts >= self.attempts else None
-            values = {
-                "attempts": attempts,
-                "due_at": now + self.uniform(wait / 2, wait),
-            }
-            claim = {"row": row.id, "claim": row.attempts, "parked_at": parked_at}
-            failed.append(claim | values | {"error": name[:100]})
+            claim = {"row": row.id, "claim": row.attempts, "error": name[:100]}
+            values = {"attempts": attempts, "due_at": due_at, "parked_at": parked_at}
+            failed.append(claim | values)
             logger.warning("%s is not published: %s", row.message_id, name)
         async with session_scope(self.sessions) as session:
             if done:
@@ -148,3 +147,4 @@ class OutboxRelay:
                 own = table.c.attempts == sa.bindparam("claim")
                 later = sa.update(table).where(table.c.id == sa.bindparam("row"), own)
                 await (await session.connection()).execute(later, failed)
+        return len(done)

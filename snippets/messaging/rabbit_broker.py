@@ -5,20 +5,21 @@ that no queue takes raises at its publisher, also with plain `publish`. Each sub
 handles at most `prefetch` messages at once. After a lost connection, consumers go on by
 themselves. `stop` lets running handlers finish; what was not acknowledged by then is
 delivered again. So is what is being handled when somebody publishes to an exchange that
-does not exist, for RabbitMQ closes the channel then.
+does not exist, for RabbitMQ closes the channel then. No `reply_to` is replied to.
 
 `publish_confirmed` returns when RabbitMQ has taken a message that will survive its
 restart, and raises otherwise. It buffers nothing and tries nothing twice. A message
 whose confirmation was lost may have been taken, so send it again under the same id.
-
 On the in-memory broker, what a handler raises reaches the publisher as it is.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
+from weakref import WeakValueDictionary
 
 from faststream import AckPolicy, BaseMiddleware
 from faststream.exceptions import IncorrectState, SubscriberNotFound
@@ -28,8 +29,7 @@ from faststream.rabbit import Channel, RabbitBroker, RabbitExchange, RabbitMessa
 RECONNECT_SECONDS = 1.0
 CONTEXT = frozenset({"traceparent", "tracestate", "tenant"})
 """The headers that a message has from the one it follows."""
-CLIENT_ERRORS = "aiormq.exceptions"
-"""Where FastStream's own client keeps what it raises."""
+CLIENT_ERRORS = "aiormq.exceptions"  # of the client that FastStream uses
 
 
 class PublishError(Exception):
@@ -70,18 +70,17 @@ def make_broker(
         default_channel=Channel(prefetch_count=prefetch, on_return_raises=True),
         graceful_timeout=drain,
         ack_policy=AckPolicy.REJECT_ON_ERROR,
-        middlewares=[_Cancellation, *middlewares],
+        middlewares=[_Answers, *middlewares],
     )
 
 
-class _Cancellation(BaseMiddleware):
-    """Keeps an inner cancellation from leaving its message without an answer."""
+class _Answers(BaseMiddleware):
+    """Answers RabbitMQ also when a handler cancels itself, and never a `reply_to`."""
 
     async def consume_scope(
-        self,
-        call_next: Callable[[Any], Awaitable[object]],
-        msg: StreamMessage[Any],
+        self, call_next: Callable[[Any], Awaitable[object]], msg: StreamMessage[Any]
     ) -> object:
+        msg.reply_to = ""  # for FastStream would publish to any queue that it names
         try:
             return await call_next(msg)
         except (asyncio.CancelledError, BaseExceptionGroup) as error:
@@ -113,11 +112,12 @@ class Outgoing:
     def following(self, message: RabbitMessage) -> "Outgoing":
         """Return it with the correlation id, trace and tenant of another message."""
         context = {k: v for k, v in message.headers.items() if k in CONTEXT}
-        return replace(
-            self,
-            correlation_id=self.correlation_id or message.correlation_id,
-            headers={**context, **self.headers},
-        )
+        id_ = self.correlation_id or message.correlation_id
+        return replace(self, correlation_id=id_, headers={**context, **self.headers})
+
+
+class _Turn(asyncio.Lock):
+    task: asyncio.Task[Any] | None = None  # whose turn it is
 
 
 async def publish_confirmed(
@@ -130,20 +130,21 @@ async def publish_confirmed(
     """
     options = vars(message) | {"persist": True, "mandatory": True}
     options |= {"headers": dict(message.headers), "message_type": options.pop("type")}
-    limit = asyncio.timeout(within)
+    # One task at a time publishes an id: by that the client knows what was returned.
+    turns = vars(broker).setdefault("turns", WeakValueDictionary())
+    turn: _Turn = turns.setdefault(message.message_id, _Turn())
+    task, limit = asyncio.current_task(), asyncio.timeout(within)
+    in_turn = turn.locked() and turn.task is task  # in memory, a handler may publish
     try:
-        async with limit:
+        async with limit, nullcontext() if in_turn else turn:
+            turn.task = task
             await broker.publish(options.pop("body"), **options)
-    except TimeoutError as error:
-        if not limit.expired():
-            raise
-        raise UnconfirmedError(f"{message.message_id} after {within} s") from error
-    except SubscriberNotFound as error:
-        raise UnroutableError(message.message_id) from error
     except Exception as error:
-        was_running = not isinstance(error, IncorrectState)
-        if was_running and type(error).__module__ != CLIENT_ERRORS:
+        if limit.expired():
+            raise UnconfirmedError(f"{message.message_id} after {within} s") from error
+        is_known = isinstance(error, SubscriberNotFound | IncorrectState)
+        if not is_known and type(error).__module__ != CLIENT_ERRORS:
             raise
-        if getattr(error, "message", None):  # it was returned
-            raise UnroutableError(message.message_id) from error
+        if isinstance(error, SubscriberNotFound) or getattr(error, "message", None):
+            raise UnroutableError(message.message_id) from error  # it was returned
         raise UnconfirmedError(message.message_id) from error

@@ -8,6 +8,7 @@ its copy; if the process dies in between, both are there, under one id.
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,8 +112,9 @@ async def replay(
                 await held.pop().ack()
                 replayed += 1
     finally:
-        for message in held:
-            await message.nack(requeue=True)
+        with suppress(Exception):  # if the connection is lost, RabbitMQ does it
+            for message in held:
+                await message.nack(requeue=True)
     for _ in range(LOOKS):  # RabbitMQ does not say when they are there again
         if not held or await depth(broker, topology) >= len(held):
             break

@@ -209,6 +209,19 @@ async def test_a_released_savepoint_leaves_its_tags_to_what_is_around_it(
     assert calls.tags == [("kept",)]
 
 
+async def test_a_rollback_invalidates_nothing_of_a_released_savepoint(
+    sessions: Sessions, calls: Calls
+) -> None:
+    async with sessions() as session:
+        async with session.begin_nested():
+            await rename(session)
+            invalidate_on_commit(session, "user:7")
+        await session.rollback()
+
+    assert calls.tags == []
+    assert await name_of_ada(sessions) == "Ada"
+
+
 async def test_a_write_that_fails_in_a_savepoint_takes_back_its_tags(
     sessions: Sessions, calls: Calls
 ) -> None:

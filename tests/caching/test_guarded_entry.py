@@ -146,6 +146,33 @@ async def test_a_lease_needs_no_clock_for_that(redis: Redis, key: str) -> None:
     assert await entries.write(holder, b"new")
 
 
+async def test_who_has_a_lease_and_who_has_none_must_not_share_a_key(
+    redis: Redis, key: str
+) -> None:
+    without = GuardedEntries(client=lambda: redis, ttl=HOUR)
+    with_lease = GuardedEntries(client=lambda: redis, ttl=HOUR, lease=60)
+    slow = await without.read(key)
+    await without.invalidate(key)
+    holder = await with_lease.read(key)  # a lease takes the place of the mark
+    await with_lease.write(holder, None)
+
+    assert await without.write(slow, b"old")
+
+
+async def test_who_keeps_entries_for_other_times_must_not_share_a_key(
+    redis: Redis, key: str
+) -> None:
+    clock = Clock()
+    hourly = GuardedEntries(client=lambda: redis, ttl=HOUR, clock=clock)
+    slow = await hourly.read(key)
+    await GuardedEntries(client=lambda: redis, ttl=60).invalidate(key)
+    assert await redis.pttl(key) <= MINUTE_MS
+    await redis.delete(key)  # as the end of the mark's life does, in a minute
+    clock.now += 61
+
+    assert await hourly.write(slow, b"old")
+
+
 async def test_giving_up_without_a_lease_leaves_the_mark(
     redis: Redis, key: str
 ) -> None:

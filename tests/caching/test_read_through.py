@@ -166,10 +166,12 @@ async def test_200_callers_load_once_and_are_given_objects_of_their_own(
 ) -> None:
     load = Load([ADA], gate=asyncio.Event())
     assert load.gate is not None
-    callers = [asyncio.create_task(users.get(key, load)) for _ in range(200)]
+    callers = [asyncio.create_task(users.get(key, load)) for _ in range(100)]
     await load.begun.wait()
 
     with count_round_trips() as trips:
+        callers += [asyncio.create_task(users.get(key, load)) for _ in range(100)]
+        await asyncio.sleep(0)  # they ask while it loads
         load.gate.set()
         results = await asyncio.gather(*callers)
 

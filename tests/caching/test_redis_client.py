@@ -13,7 +13,7 @@ import httpx
 import pytest
 from fakeredis import FakeAsyncRedis
 from fastapi import FastAPI, WebSocket
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 from redis.asyncio import BlockingConnectionPool, Connection, Redis
@@ -406,6 +406,9 @@ parts = st.lists(st.text() | st.sampled_from(["a", ":", "a:b", "*", "%3A"]), min
 
 @unhurried
 @given(first=parts, second=parts)
+@example(first=["a:b"], second=["a", "b"])
+@example(first=[":"], second=["%3A"])
+@example(first=["a"], second=["a", ""])
 def test_two_names_share_a_key_only_if_they_are_the_same(
     first: list[str], second: list[str]
 ) -> None:

@@ -3,9 +3,13 @@
 import asyncio
 import subprocess
 import sys
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from aio_pika.exceptions import AMQPError
+from aiormq import spec
 from faststream.rabbit import RabbitBroker, RabbitExchange, RabbitMessage, RabbitQueue
 from faststream.rabbit.schemas import Channel
 
@@ -14,7 +18,7 @@ from snippets.messaging import dead_letters
 from snippets.messaging.dead_letters import RetryPolicy, Topology, declare_topology
 from snippets.messaging.dead_letters_naive import RetryingHandler
 from snippets.messaging.rabbit_broker import Outgoing, make_broker, publish_confirmed
-from snippets.messaging.replay import depth, read
+from snippets.messaging.replay import depth, purge, read, replay
 from tests.support.dead_letters import Mailer
 from tests.support.rabbitmq import PrivateBrokerServer, RealBrokerServer, collect, proxy
 
@@ -61,6 +65,66 @@ async def test_a_message_that_kills_its_consumer_is_kept_by_rabbitmq(
     )
     assert await rabbitmq.depth(name) == 0
     proof.cost("message that kills its consumer, with `crashes` 1", deliveries=2)
+
+
+class Far(datetime):
+    """A time that AMQP can say, and Python cannot."""
+
+    def timestamp(self) -> float:
+        """Return some billion years."""
+        return 2.0**60
+
+
+async def test_a_message_that_the_client_cannot_read_takes_along_what_is_beside_it(
+    rabbitmq: RealBrokerServer,
+) -> None:
+    mailer = Mailer(rabbitmq, str, RetryPolicy(retry_on=(), delays=(), crashes=1))
+    work, dead = mailer.topology.name, mailer.topology.dead().name
+    properties = spec.Basic.Properties(timestamp=Far.now(UTC), delivery_mode=2)
+    neighbour = Outgoing(body=b"{}", message_id="m1", routing_key=work)
+    operator = make_broker(rabbitmq.url)
+    async with rabbitmq.running(operator), rabbitmq.channel() as channel:
+        await declare_topology(operator, mailer.topology)
+        underlay = await channel.get_underlay_channel()
+        await underlay.basic_publish(b"{}", routing_key=work, properties=properties)
+        await publish_confirmed(operator, neighbour)
+        async with mailer.running():
+            await rabbitmq.wait_for_depth(dead, 2)
+        assert mailer.deliveries == []
+        with pytest.raises(AMQPError):
+            await replay(operator, mailer.topology, limit=2)
+    async with rabbitmq.running(operator):
+        assert await purge(operator, mailer.topology) == 2
+
+
+async def test_a_message_whose_headers_fill_a_frame_costs_no_connection(
+    rabbitmq: RealBrokerServer,
+) -> None:
+    """With the history beside them, a copy's headers would not fit into one."""
+
+    def fail(message: RabbitMessage) -> None:
+        if message.message_id == "m1":
+            raise ConnectionError
+
+    policy = RetryPolicy(retry_on=(ConnectionError,), crashes=1)
+    mailer = Mailer(rabbitmq, fail, policy)
+    work, dead = mailer.topology.name, mailer.topology.dead().name
+    operator = make_broker(rabbitmq.url)
+    async with rabbitmq.running(operator):
+        await declare_topology(operator, mailer.topology)
+        full = Outgoing(
+            body=b"{}", message_id="m1", routing_key=work, headers={"a": "b" * 130_900}
+        )
+        await publish_confirmed(operator, full)
+        await publish_confirmed(operator, replace(full, message_id="m2", headers={}))
+        async with mailer.running():
+            await rabbitmq.wait_for_depth(dead, 1)
+            while not mailer.attempts("m2"):
+                await mailer.arrived.get()
+    assert (mailer.attempts("m1"), mailer.attempts("m2")) == (1, 1)
+    kept = await rabbitmq.take(dead)
+    assert (kept.message_id, kept.headers["a"]) == ("m1", full.headers["a"])
+    assert read(mailer.topology, kept).reason == "rejected"
 
 
 async def test_a_consumer_cut_off_before_it_acknowledges_leaves_two_under_one_id(

@@ -168,6 +168,17 @@ def test_a_model_that_is_not_frozen_within_is_refused() -> None:
         Rung(number=Loose())
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_a_number_that_json_does_not_know_is_refused(number: float) -> None:
+    class Measured(EventData):
+        """How well a line was understood."""
+
+        quality: float
+
+    with pytest.raises(ValidationError, match="finite"):
+        Measured(quality=number)
+
+
 def test_a_producer_may_not_add_fields(registry: EventRegistry) -> None:
     fields = {"user_id": UUID(int=7), "name": "Ada", "shoe_size": 38}
     with pytest.raises(ValidationError, match="extra"):
@@ -305,6 +316,8 @@ def test_a_version_without_a_step_to_the_next_is_refused_at_registration() -> No
     registry.upcaster("extension.added", 3)(dict)
     with pytest.raises(ValueError, match=r"lacks \[\('extension.added', 2\)\]"):
         registry.register("extension.added", version=4)
+    with pytest.raises(ValueError, match=r"lacks \[\('user.created', 1\)\]"):
+        registry.register("user.created", version=2)
 
 
 def test_a_type_is_registered_once(registry: EventRegistry) -> None:

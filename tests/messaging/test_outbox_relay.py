@@ -5,15 +5,16 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import fields
-from typing import Literal
+from typing import Literal, Self
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import async_sessionmaker
 from sqlalchemy.pool import QueuePool
 
 from catalogue.plugin import Proof
-from snippets.database.async_session import session_scope
+from snippets.database.async_session import OwnedAsyncSession, session_scope
 from snippets.messaging import outbox_relay_naive
 from snippets.messaging.outbox import OutboxMessage, wake_after_commit
 from snippets.messaging.outbox_relay import OutboxRelay
@@ -164,6 +165,35 @@ async def test_a_relay_that_is_stopped_marks_what_is_confirmed_and_gives_back_th
     recorder.during = None
     assert await pbx.relay(recorder, attempts=1).drain() == 1
     assert recorder.targets == ["1002", "1003", "1004", "1005"]
+
+
+async def test_a_relay_that_is_stopped_while_it_marks_ends_when_it_has_marked(
+    pbx: Service,
+) -> None:
+    await pbx.forward()
+    marking, go_on = asyncio.Event(), asyncio.Event()
+
+    class SlowSession(OwnedAsyncSession):
+        async def __aenter__(self) -> Self:
+            marking.set()
+            await go_on.wait()
+            return await super().__aenter__()
+
+    async def publish(_: Outgoing) -> None:
+        relay.sessions = async_sessionmaker(class_=SlowSession, **pbx.sessions.kw)
+
+    relay = pbx.relay(publish)
+    stopping = asyncio.create_task(relay.run())
+    async with asyncio.timeout(20):
+        await marking.wait()
+        stopping.cancel()
+        for _ in range(10):
+            await asyncio.sleep(0)  # it goes as far as it can
+        assert not stopping.done()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await stopping
+    assert [one.published_at for one in await pbx.rows()] == [NOW]
 
 
 async def test_what_is_cancelled_without_its_relay_has_failed_like_any_other(

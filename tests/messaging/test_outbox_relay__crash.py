@@ -94,7 +94,8 @@ async def test_a_process_that_dies_at_a_step_loses_and_doubles_nothing(
         assert await reader.take(1) == [True]
     ids = {str(one.message_id) for one in await pbx.rows()}
     assert len(ids) == 1 + (step in COMMITTED)
-    assert effects == expected(step)
+    # Of two deliveries at once, the one with no effect may be the first to say so.
+    assert sorted(effects, reverse=True) == expected(step)
     assert await pbx.sums() == (len(ids), len(ids))
     assert await rabbitmq.depth(queue) == 0
 

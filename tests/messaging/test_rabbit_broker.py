@@ -1,8 +1,10 @@
 """What is published is confirmed or an error; what is consumed stays within bounds."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from aio_pika.exceptions import PublishError as ClientPublishError
@@ -111,6 +113,7 @@ async def test_what_follows_a_message_has_its_correlation_id_trace_and_tenant(
 ) -> None:
     sent = RabbitQueue(broker_server.name("log"), routing_key="mail.sent.*")
     got = collect(broker, sent, exchange)
+    own: list[Outgoing] = []
 
     @broker.subscriber(queue, exchange)
     async def mail(message: RabbitMessage) -> None:
@@ -122,6 +125,7 @@ async def test_what_follows_a_message_has_its_correlation_id_trace_and_tenant(
             headers={"tenant": "globex"},
         )
         await publish_confirmed(broker, mailed.following(message))
+        own.append(replace(mailed, correlation_id="own").following(message))
 
     first = Outgoing(
         body=b"{}",
@@ -136,6 +140,7 @@ async def test_what_follows_a_message_has_its_correlation_id_trace_and_tenant(
         arrived = await got.get()
     assert (arrived.message_id, arrived.correlation_id) == ("m2", "request-1")
     assert arrived.headers == {**CONTEXT, "tenant": "globex"}
+    assert [one.correlation_id for one in own] == ["own"]
 
 
 async def test_a_message_that_no_queue_takes_raises_at_its_publisher(
@@ -191,6 +196,73 @@ async def test_the_naive_publish_returns_though_the_message_is_nowhere(
                 )
             proof.differs(title, "Raises, so a unit test says that nothing can be lost")
     assert got.empty()
+
+
+@pytest.mark.parametrize("keys", [("nobody", "known"), ("known", "nobody")])
+async def test_of_two_messages_of_one_id_at_once_the_one_that_no_queue_takes_raises(
+    broker_server: AnyBroker, broker: RabbitBroker, keys: tuple[str, str]
+) -> None:
+    known = RabbitQueue(broker_server.name("known"))
+    got = collect(broker, known)
+    names = {"known": known.name, "nobody": broker_server.name("nobody")}
+
+    async def publish(key: str) -> None:
+        message = Outgoing(body=b"{}", message_id="m1", routing_key=names[key])
+        await publish_confirmed(broker, message)
+
+    async with broker_server.running(broker), time_limit():
+        results = await asyncio.gather(*map(publish, keys), return_exceptions=True)
+        assert (await got.get()).message_id == "m1"
+    raised = {key: type(one) for key, one in zip(keys, results, strict=True)}
+    assert raised == {"known": type(None), "nobody": UnroutableError}
+
+
+async def test_a_handler_may_publish_under_the_id_that_it_is_given(
+    broker_server: AnyBroker, broker: RabbitBroker
+) -> None:
+    first, second = (RabbitQueue(broker_server.name(one)) for one in ("one", "two"))
+    got = collect(broker, second)
+
+    @broker.subscriber(first)
+    async def pass_on(message: RabbitMessage) -> None:
+        onward = Outgoing(
+            body=b"{}", message_id=message.message_id, routing_key=second.name
+        )
+        await publish_confirmed(broker, onward)
+
+    async with broker_server.running(broker), time_limit():
+        message = Outgoing(body=b"{}", message_id="m1", routing_key=first.name)
+        await publish_confirmed(broker, message)
+        assert (await got.get()).message_id == "m1"
+
+
+@pytest.mark.parametrize("reply_to", ["another", "nobody"])
+async def test_no_publisher_can_have_a_result_sent_to_a_queue_of_its_choice(
+    broker_server: AnyBroker, reply_to: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = make_broker(broker_server.url, prefetch=1)
+    queue, another = (broker_server.name(one) for one in ("mailer", "another"))
+    got, handled = collect(broker, another), asyncio.Queue[str]()
+
+    @broker.subscriber(queue)
+    async def handle(message: RabbitMessage) -> str:
+        await handled.put(message.message_id)
+        return "secret"
+
+    asking = Outgoing(
+        body=b"{}",
+        message_id="m1",
+        routing_key=queue,
+        reply_to=broker_server.name(reply_to),
+    )
+    async with broker_server.running(broker), time_limit():
+        await publish_confirmed(broker, asking)
+        await publish_confirmed(broker, replace(asking, message_id="m2", reply_to=None))
+        assert [await handled.get() for _ in range(2)] == ["m1", "m2"]
+        plain = Outgoing(body=b"{}", message_id="m3", routing_key=another)
+        await publish_confirmed(broker, plain)
+        assert (await got.get()).message_id == "m3"
+    assert all(one.levelno < logging.ERROR for one in caplog.records)
 
 
 @pytest.mark.backends("rabbitmq")

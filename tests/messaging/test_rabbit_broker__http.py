@@ -1,5 +1,7 @@
 """A request that publishes is answered by whether RabbitMQ has the message."""
 
+import asyncio
+
 import httpx
 import pytest
 from fastapi import FastAPI
@@ -37,6 +39,18 @@ async def test_a_voicemail_is_taken_when_rabbitmq_has_it_and_refused_otherwise(
         message = await rabbitmq.take(queue.name)
         assert message.message_id == URL.removeprefix("/voicemails/")
     assert not broker.running
+
+
+@pytest.mark.backends("rabbitmq")
+async def test_a_voicemail_that_is_left_three_times_at_once_is_refused_each_time(
+    rabbitmq: RealBrokerServer,
+) -> None:
+    events = RabbitExchange(rabbitmq.name("events"), type=ExchangeType.TOPIC)
+    app = create_app(rabbitmq.url, events.name)
+    async with app.router.lifespan_context(app):
+        await app.state.broker.declare_exchange(events)
+        answers = await asyncio.gather(*(put(app) for _ in range(3)))
+    assert [one.status_code for one in answers] == [503] * 3
 
 
 async def test_an_id_that_is_none_is_refused_before_anything_is_published(

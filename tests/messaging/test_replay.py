@@ -12,6 +12,7 @@ from snippets.messaging import replay_naive
 from snippets.messaging.dead_letters import RetryPolicy, Topology
 from snippets.messaging.rabbit_broker import (
     Outgoing,
+    UnconfirmedError,
     UnroutableError,
     make_broker,
     publish_confirmed,
@@ -275,6 +276,29 @@ async def test_a_copy_that_is_not_confirmed_leaves_all_where_they_are(
             await work.unbind(mailer.topology.exchange("replay").name, work.name)
         with pytest.raises(UnroutableError):
             await replay(broker, mailer.topology, limit=10)
+    dead = mailer.topology.dead().name
+    kept = [str((await rabbitmq.take(dead)).message_id) for _ in range(2)]
+    assert sorted(kept) == ["m1", "m2"]
+
+
+@RABBITMQ
+async def test_a_connection_that_is_lost_before_the_confirmation_is_told_as_such(
+    rabbitmq: RealBrokerServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mailer = Mailer(rabbitmq, Fault(), POLICY)
+    async with mailer.running():
+        await dead_mailer(rabbitmq, mailer, ["m1", "m2"])
+        async with proxy(rabbitmq) as (between, url):
+            operator = make_broker(url)
+
+            async def cut_and_publish(broker: RabbitBroker, copy: Outgoing) -> None:
+                await between.cut()
+                await publish_confirmed(broker, copy)
+
+            monkeypatch.setattr(module, "publish_confirmed", cut_and_publish)
+            async with rabbitmq.running(operator):
+                with pytest.raises(UnconfirmedError):
+                    await replay(operator, mailer.topology, limit=1)
     dead = mailer.topology.dead().name
     kept = [str((await rabbitmq.take(dead)).message_id) for _ in range(2)]
     assert sorted(kept) == ["m1", "m2"]

@@ -4,7 +4,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from redis import Redis
@@ -24,7 +24,6 @@ def redis_cluster(folder: Path) -> Iterator[list[int]]:
     with ExitStack() as stack:
         ports = [stack.enter_context(_node(folder)) for _ in range(NODES)]
         clients = [stack.enter_context(Redis(port=port[0])) for port in ports]
-        _wait_until(_answers, clients)
         for number, client in enumerate(clients):
             first, end = number * SLOTS // NODES, (number + 1) * SLOTS // NODES
             client.execute_command("CLUSTER ADDSLOTSRANGE", first, end - 1)
@@ -37,10 +36,25 @@ def redis_cluster(folder: Path) -> Iterator[list[int]]:
 @contextmanager
 def _node(folder: Path) -> Iterator[tuple[int, int]]:
     """Start a node; yield its port and that of its bus."""
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end:
+        port, bus = free_port(), free_port()
+        process = _start(folder, port, bus)
+        try:
+            if _answers(process, port, end):
+                yield port, bus
+                return
+        finally:
+            process.kill()
+            process.wait()
+        # It ended by itself, as when something else has taken a port meanwhile.
+    raise ConnectionError(f"no node after {START_SECONDS} s")
+
+
+def _start(folder: Path, port: int, bus: int) -> subprocess.Popen[bytes]:
     binary = shutil.which("redis-server")
     if binary is None:
         raise FileNotFoundError("redis-server is not installed; install Redis 7")
-    port, bus = free_port(), free_port()
     options = {
         "port": port,
         "bind": "127.0.0.1",
@@ -54,23 +68,21 @@ def _node(folder: Path) -> Iterator[tuple[int, int]]:
     arguments = [
         part for name, value in options.items() for part in (f"--{name}", value)
     ]
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [binary, *map(str, arguments)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    try:
-        yield port, bus
-    finally:
-        process.kill()
-        process.wait()
 
 
-def _answers(client: Redis) -> bool:
-    try:
-        return bool(client.ping())
-    except NotYetError:
-        return False
+def _answers(process: subprocess.Popen[bytes], port: int, end: float) -> bool:
+    """Wait until a node answers; return false if it has ended instead."""
+    with Redis(port=port) as client:
+        while process.poll() is None and time.monotonic() < end:
+            with suppress(NotYetError):
+                return bool(client.ping())
+            time.sleep(POLL_SECONDS)
+    return False
 
 
 def _is_complete(client: Redis) -> bool:
