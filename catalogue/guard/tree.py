@@ -34,6 +34,7 @@ PLACED = re.compile(r"(?P<path>[^:\n]+):(?P<line>\d+): (?P<message>.+)", re.DOTA
 GENERATED = {"build", "docs/data", "tests/site/node_modules"}
 HIDDEN_ROOMS = {".ci", ".github"}
 PIN = re.compile(r"(?m)^(?P<name>[A-Za-z0-9][\w.-]*)==(?P<version>\d[\w.!+]*)")
+PINS = "requirements.txt"
 T = TypeVar("T")
 
 
@@ -171,12 +172,12 @@ class Tree:
         declared = [self._declared(Requirement, text) for text in texts]
         return {canonicalize_name(one.name): one for one in declared}
 
-    def _declared(self, kind: Callable[[str], T], text: str) -> T:
+    def _declared(self, kind: Callable[[str], T], text: str, path: str = PROJECT) -> T:
         try:
             return kind(text)
         except ValueError as error:
             reason = str(error).partition("\n")[0]
-            message = f"{PROJECT}:{self.line_of(PROJECT, text)}: {text!r}: {reason}"
+            message = f"{path}:{self.line_of(path, text)}: {text!r}: {reason}"
             raise CatalogueError(message) from error
 
     @property
@@ -193,8 +194,10 @@ class Tree:
     def pins(self) -> dict[str, Version]:
         """The version that requirements.txt pins, by canonical name."""
         return {
-            canonicalize_name(found["name"]): Version(found["version"])
-            for found in PIN.finditer(self.text("requirements.txt"))
+            canonicalize_name(found["name"]): self._declared(
+                Version, found["version"], PINS
+            )
+            for found in PIN.finditer(self.text(PINS))
         }
 
     def line_of(self, path: str, words: str) -> int:

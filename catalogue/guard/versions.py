@@ -11,7 +11,7 @@ from packaging.version import Version
 from catalogue.guard.commands import Continuous
 from catalogue.guard.configuration import PROJECT
 from catalogue.guard.docstrings import told
-from catalogue.guard.tree import Problem
+from catalogue.guard.tree import PINS, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from catalogue.guard.page import Page
     from catalogue.guard.tree import Tree
 
-PINS = "requirements.txt"
 LOWEST = "test-lowest"
 NUMBER = r"(?P<number>\d+(?:\.\d+)*)(?![\d-])"
 BETWEEN = (

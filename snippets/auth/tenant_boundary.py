@@ -84,7 +84,7 @@ class Boundary:
         if not (is_write or isinstance(whole, _QUERIES)):
             raise BoundaryError("not narrowed: send it in a select()")
         given: Any = state.parameters or {}
-        rows = given if isinstance(given, list) else [given]
+        rows = given if isinstance(given, list | tuple) else [given]
         said = [*values_of(whole)] if is_write else []
         sent = [*said, *chain(*(row.items() for row in rows))]
         read = [value for _, value in sent if isinstance(value, sa.ClauseElement)]

@@ -144,7 +144,7 @@ class _Narrowing:
 def _in_rows(statement: Element, given: object) -> Iterator[object]:
     """Yield the tables of all queries that stand among rows of values."""
     rows = [*chain(*vars(statement).get("_multi_values", ()))]
-    rows += given if isinstance(given, list) else [given or ()]
+    rows += given if isinstance(given, list | tuple) else [given or ()]
     values = chain(*(row.values() if isinstance(row, Mapping) else row for row in rows))
     parts = (value for value in values if isinstance(value, sa.ClauseElement))
     yield from chain(*map(visitors.iterate, parts))

@@ -50,12 +50,13 @@ async def once(
     """Run `effect` in a transaction; return False if the consumer had run it before.
 
     Raises `RejectMessage`, which moves it to the dead letters, for a message without an
-    id. What `effect` raises is raised after the rollback, so that the message can be
-    tried again. Handlers of two purposes need two names.
+    id or with a NUL in it, which PostgreSQL cannot store. What `effect` raises is
+    passed on after the rollback, so that the message can be tried again. Handlers of
+    two purposes need two names.
     """
     # FastStream makes up an id where there is none: another one for each delivery.
     message_id = message.raw_message.message_id
-    if not message_id:
+    if not message_id or "\0" in message_id:
         raise RejectMessage
     entry = {"consumer": consumer, "message_id": message_id, "handled_at": now()}
     async with session_scope(sessions) as session:

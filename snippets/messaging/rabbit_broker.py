@@ -27,8 +27,8 @@ from faststream.message import StreamMessage
 from faststream.rabbit import Channel, RabbitBroker, RabbitExchange, RabbitMessage
 
 RECONNECT_SECONDS = 1.0
-CONTEXT = frozenset({"traceparent", "tracestate", "tenant"})
-"""The headers that a message has from the one it follows."""
+CONTEXT, LONGEST = frozenset({"traceparent", "tracestate", "tenant"}), 512
+"""The headers, of so many characters at most, that go on to what follows a message."""
 CLIENT_ERRORS = "aiormq.exceptions"  # of the client that FastStream uses
 
 
@@ -59,9 +59,8 @@ def make_broker(
     """Return a broker; `start` connects, declares and consumes, `stop` drains.
 
     `connect_timeout` and `drain` are in seconds. `start` raises `ConnectionError` or
-    `TimeoutError` if RabbitMQ does not answer, and says in what a queue that is there
-    differs from the one asked for. A message whose handler raises is rejected: without
-    a dead-letter exchange, it is gone.
+    `TimeoutError` if RabbitMQ does not answer, and says in what a queue is another.
+    Without a dead-letter exchange, a message whose handler raises is gone.
     """
     return RabbitBroker(
         url,
@@ -111,7 +110,8 @@ class Outgoing:
 
     def following(self, message: RabbitMessage) -> "Outgoing":
         """Return it with the correlation id, trace and tenant of another message."""
-        context = {k: v for k, v in message.headers.items() if k in CONTEXT}
+        short = {k: v for k, v in message.headers.items() if len(str(v)) <= LONGEST}
+        context = {k: short[k] for k in CONTEXT & short.keys()}
         id_ = self.correlation_id or message.correlation_id
         return replace(self, correlation_id=id_, headers={**context, **self.headers})
 

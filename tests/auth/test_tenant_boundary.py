@@ -359,6 +359,9 @@ async def test_rows_given_as_parameters_are_the_callers_own(
                 BoundaryError, match="tenant_id is not the caller's own"
             ):
                 await session.execute(sa.insert(target), rows)
+            several: Any = tuple(rows)
+            with pytest.raises(BoundaryError, match="not the caller's own"):
+                await session.execute(sa.insert(target), several)
             with pytest.raises(BoundaryError):
                 await session.execute(sa.insert(target), rows[1])
             await session.execute(sa.insert(target), rows[:1])

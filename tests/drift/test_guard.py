@@ -62,6 +62,7 @@ def test_problems_are_in_order_and_none_is_said_twice(small: SmallTree) -> None:
         (".github/workflows/ci.yml", "jobs: 3"),
         (".github/workflows/ci.yml", "jobs:\n  a:\n    steps:"),
         ("requirements.txt", "pydantic==ring\n"),
+        ("requirements.txt", "pydantic==2.x\n"),
         ("requirements.txt", ""),
         ("Makefile", ""),
         ("README.md", ""),

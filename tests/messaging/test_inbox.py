@@ -112,8 +112,8 @@ async def test_a_conflict_of_the_effect_itself_is_not_taken_for_a_duplicate(
     assert await pbx.entries() == 0
 
 
-@pytest.mark.parametrize("message_id", [None, ""])
-async def test_a_message_without_an_id_goes_to_the_dead_letters(
+@pytest.mark.parametrize("message_id", [None, "", "m\0"])
+async def test_a_message_without_an_id_to_keep_goes_to_the_dead_letters(
     pbx: Service, message_id: str | None
 ) -> None:
     with count_sql(pbx.engine) as seen, pytest.raises(RejectMessage):

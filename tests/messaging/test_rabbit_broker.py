@@ -126,6 +126,8 @@ async def test_what_follows_a_message_has_its_correlation_id_trace_and_tenant(
         )
         await publish_confirmed(broker, mailed.following(message))
         own.append(replace(mailed, correlation_id="own").following(message))
+        message.headers |= {"tracestate": "s" * 512, "traceparent": "p" * 513}
+        own.append(mailed.following(message))
 
     first = Outgoing(
         body=b"{}",
@@ -140,7 +142,8 @@ async def test_what_follows_a_message_has_its_correlation_id_trace_and_tenant(
         arrived = await got.get()
     assert (arrived.message_id, arrived.correlation_id) == ("m2", "request-1")
     assert arrived.headers == {**CONTEXT, "tenant": "globex"}
-    assert [one.correlation_id for one in own] == ["own"]
+    assert [one.correlation_id for one in own] == ["own", "request-1"]
+    assert own[1].headers == {"tracestate": "s" * 512, "tenant": "globex"}
 
 
 async def test_a_message_that_no_queue_takes_raises_at_its_publisher(
