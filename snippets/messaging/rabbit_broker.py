@@ -59,7 +59,7 @@ def make_broker(
     """Return a broker; `start` connects, declares and consumes, `stop` drains.
 
     `connect_timeout` and `drain` are in seconds. `start` raises `ConnectionError` or
-    `TimeoutError` if RabbitMQ does not answer, and says in what a queue is another.
+    `TimeoutError` if RabbitMQ does not answer, and says how an existing queue differs.
     Without a dead-letter exchange, a message whose handler raises is gone.
     """
     return RabbitBroker(
