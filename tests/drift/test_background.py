@@ -12,7 +12,7 @@ from tests.support.background import nothing_left_running
 
 async def test_a_task_that_runs_on_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background, "PATIENCE_SECONDS", 0)
-    with pytest.raises(AssertionError, match="left-running"):
+    with pytest.raises(TimeoutError, match="left-running"):
         async with nothing_left_running():
             task = asyncio.create_task(asyncio.Event().wait(), name="left-running")
     task.cancel()
@@ -43,4 +43,5 @@ async def test_what_ran_before_may_run_on_or_end() -> None:
     async with nothing_left_running():
         may_end.set()
         await tasks[0]
+    assert not tasks[1].done()
     tasks[1].cancel()

@@ -2,23 +2,23 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 PATIENCE_SECONDS = 10
 
 
 @asynccontextmanager
 async def nothing_left_running() -> AsyncIterator[None]:
-    """Require that each task begun inside the block ends.
+    """Raise `TimeoutError`, naming the tasks, unless each begun inside the block ends.
 
     A client library closes its connection in tasks of its own, which may take a few
     more turns of the loop.
     """
     before = asyncio.all_tasks()
     yield
-    with suppress(TimeoutError):
+    try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             while left := asyncio.all_tasks() - before:
                 await asyncio.wait(left)
-    left = asyncio.all_tasks() - before
-    assert not left, left
+    except TimeoutError:
+        raise TimeoutError(f"still running: {asyncio.all_tasks() - before}") from None
